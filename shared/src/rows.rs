@@ -1,0 +1,336 @@
+//! One row of shared memory per child process: what it is doing, readable by the master while it lives and after it died.
+//!
+//! The table is a sealed memfd that the master makes and every child maps. Rules:
+//! - **A row has one writer**: the child that it was given to. The master writes a row only while no process owns it
+//!   ([`Rows::clear`]), and is the one writer of the [`Base`].
+//! - No locks, relaxed atomics: a value is a fact about its own, never half of a pair that must match.
+//! - Every value read from a row is untrusted: the child may be broken. Readers bound what they derive from it.
+//! - Counters only grow. When a child is gone the master folds them into the base ([`Rows::fold`]), so that a total is
+//!   base + rows at every moment and never goes backwards.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::memfd::{self, Mapping};
+
+/// Version of this layout; part of the header.
+pub const VERSION: u64 = 1;
+const MAGIC: u64 = u64::from_be_bytes(*b"fgrows\0\0");
+
+/// Upstreams with counters of their own; the ones registered after these share the last cell.
+pub const UPSTREAMS: usize = 64;
+/// Requests in flight that a row can describe; more than these are counted but not described.
+pub const IN_FLIGHT: usize = 32;
+
+/// What became of a call to an upstream: the second index of [`Counters::upstream`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Outcome {
+    /// It answered with a result.
+    Ok = 0,
+    /// It answered with a JSON-RPC error.
+    RpcError = 1,
+    /// It could not be reached, broke off or answered nonsense.
+    Failed = 2,
+    /// It did not answer within the deadline.
+    TimedOut = 3,
+}
+
+impl Outcome {
+    /// All outcomes with the words for metrics, in index order.
+    pub const ALL: [(Outcome, &'static str); 4] = [
+        (Outcome::Ok, "ok"),
+        (Outcome::RpcError, "rpc_error"),
+        (Outcome::Failed, "failed"),
+        (Outcome::TimedOut, "timed_out"),
+    ];
+}
+
+/// What a child is doing, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RowState {
+    /// No process owns this row.
+    Free = 0,
+    /// The process starts.
+    Booting = 1,
+    /// It accepts connections.
+    Serving = 2,
+    /// It finishes what it accepted.
+    Draining = 3,
+}
+
+impl RowState {
+    /// Reads a stored state; anything unknown counts as booting.
+    pub fn from_u32(raw: u32) -> RowState {
+        match raw {
+            0 => RowState::Free,
+            2 => RowState::Serving,
+            3 => RowState::Draining,
+            _ => RowState::Booting,
+        }
+    }
+}
+
+/// Counters that survive the process, because the master folds them into the base.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Counters {
+    /// Requests answered on the main port, health checks excluded: what `GATEWAY_MAX_REQUESTS` counts.
+    pub requests: AtomicU64,
+    /// Connections accepted on the main port.
+    pub accepted: AtomicU64,
+    /// Bytes received from clients.
+    pub bytes_in: AtomicU64,
+    /// Bytes sent to clients.
+    pub bytes_out: AtomicU64,
+    /// Answers by class of HTTP status: 1xx … 5xx.
+    pub status: [AtomicU64; 5],
+    /// Calls by upstream (interned index, see the catalog) and [`Outcome`].
+    pub upstream: Upstreams,
+}
+
+/// See [`Counters::upstream`].
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Upstreams(pub [[AtomicU64; 4]; UPSTREAMS]);
+
+impl Default for Upstreams {
+    fn default() -> Self {
+        Upstreams(std::array::from_fn(|_| Default::default()))
+    }
+}
+
+impl Counters {
+    /// Adds one to a counter of the caller's own row.
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Relaxed);
+    }
+
+    /// Counts a call to the upstream with this interned index.
+    pub fn count_upstream(&self, upstream: usize, outcome: Outcome) {
+        self.upstream.0[upstream.min(UPSTREAMS - 1)][outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    fn cells(&self) -> impl Iterator<Item = &AtomicU64> {
+        [&self.requests, &self.accepted, &self.bytes_in, &self.bytes_out]
+            .into_iter()
+            .chain(&self.status)
+            .chain(self.upstream.0.iter().flatten())
+    }
+}
+
+/// One request that a child is working on; `started_ns == 0` means that the entry is free.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct InFlight {
+    /// Monotonic clock, nanoseconds.
+    pub started_ns: AtomicU64,
+    /// Interned index of the upstream, or `u64::MAX` for none.
+    pub upstream: AtomicU64,
+    /// First eight bytes of the method's name, then of the tool's or the URI's: enough to know a culprit by.
+    pub method: AtomicU64,
+    /// See `method`.
+    pub object: AtomicU64,
+}
+
+/// A child's row.
+#[derive(Debug, Default)]
+#[repr(C, align(4096))]
+pub struct Row {
+    /// A [`RowState`].
+    pub state: AtomicU32,
+    /// The slot that the child serves.
+    pub slot: AtomicU32,
+    /// Which child this is, counted over the master's whole life.
+    pub generation: AtomicU64,
+    /// Process id.
+    pub pid: AtomicU64,
+    /// When the child entered its `main`, monotonic clock, nanoseconds.
+    pub started_ns: AtomicU64,
+    /// When the child's event loop last turned, monotonic clock, nanoseconds.
+    pub heartbeat_ns: AtomicU64,
+    /// Registry generation of the catalog that the child serves from.
+    pub catalog_generation: AtomicU64,
+    /// Version of the settings that the child runs with, as the master numbers them.
+    pub settings_generation: AtomicU64,
+    /// Private memory in bytes, from `smaps_rollup`, as of the last sample.
+    pub private_bytes: AtomicU64,
+    /// Open client connections on the main port.
+    pub connections: AtomicU64,
+    /// Requests being worked on.
+    pub in_flight: AtomicU64,
+    /// Open event streams (`GET`, and calls answered as a stream).
+    pub streams: AtomicU64,
+    /// The number of requests at which this worker asks to be replaced; 0 = never.
+    pub request_limit: AtomicU64,
+    /// See [`Counters`].
+    pub counters: Counters,
+    /// Requests in flight, readable after death.
+    pub in_flight_ring: [InFlight; IN_FLIGHT],
+}
+
+/// Sums of the rows of children that are gone; written by the master only.
+#[derive(Debug, Default)]
+#[repr(C, align(4096))]
+pub struct Base {
+    magic: AtomicU64,
+    version: AtomicU64,
+    capacity: AtomicU64,
+    /// Registry generation of the newest catalog that the master has passed on.
+    pub catalog_generation: AtomicU64,
+    /// Version of the settings that new workers get.
+    pub settings_generation: AtomicU64,
+    /// Workers that the master means to have.
+    pub target: AtomicU64,
+    /// Children that died without being asked to.
+    pub crashes: AtomicU64,
+    /// Voluntary replacements by reason: max_requests, memory, age, reload.
+    pub recycles: [AtomicU64; 4],
+    /// Kills after a timeout: boot, drain.
+    pub kills: [AtomicU64; 2],
+    /// See [`Counters`].
+    pub counters: Counters,
+}
+
+/// The mapped table.
+pub struct Rows {
+    map: Mapping,
+    capacity: usize,
+}
+
+impl Rows {
+    /// Rows for a master with `workers` slots: a primary and a standby each, for four more slots than configured
+    /// (TTIN), and nothing else; the state machine keeps within it.
+    pub fn capacity_for(workers: u32) -> usize {
+        2 * workers as usize + 8
+    }
+
+    /// Makes the table.
+    pub fn create(capacity: usize) -> io::Result<(Rows, OwnedFd)> {
+        let size = size_of::<Base>() + capacity * size_of::<Row>();
+        let fd = memfd::fixed_size("forkgate-rows", size as u64)?;
+        let rows = Rows { map: Mapping::shared(&fd)?, capacity };
+        let base = rows.base();
+        base.version.store(VERSION, Relaxed);
+        base.capacity.store(capacity as u64, Relaxed);
+        base.magic.store(MAGIC, Relaxed);
+        Ok((rows, fd))
+    }
+
+    /// Maps a table that a master of the same layout made; `InvalidData` otherwise.
+    pub fn open(fd: &impl AsFd) -> io::Result<Rows> {
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        let map = Mapping::shared(fd)?;
+        if map.len() < size_of::<Base>() {
+            return invalid("the row table is too small");
+        }
+        let mut rows = Rows { map, capacity: 0 };
+        if rows.base().magic.load(Relaxed) != MAGIC || rows.base().version.load(Relaxed) != VERSION {
+            return invalid("the row table has another layout");
+        }
+        let capacity = rows.base().capacity.load(Relaxed) as usize;
+        if capacity.checked_mul(size_of::<Row>()).is_none_or(|n| rows.map.len() < size_of::<Base>() + n) {
+            return invalid("the row table is shorter than it says");
+        }
+        rows.capacity = capacity;
+        Ok(rows)
+    }
+
+    /// How many rows there are.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The header and base counters.
+    pub fn base(&self) -> &Base {
+        // SAFETY: the mapping is at least one `Base` long, page-aligned, lives as long as `self`, and `Base` is made of
+        // atomics only, for which any bytes are valid.
+        unsafe { &*self.map.as_ptr().cast::<Base>() }
+    }
+
+    /// Row `index`; panics when out of range, as a slice does.
+    pub fn row(&self, index: usize) -> &Row {
+        assert!(index < self.capacity, "row {index} of {}", self.capacity);
+        // SAFETY: in range (just checked, against a capacity that fits the mapping), page-aligned because both types
+        // are multiples of a page, and `Row` is made of atomics only.
+        unsafe { &*self.map.as_ptr().add(size_of::<Base>()).cast::<Row>().add(index) }
+    }
+
+    /// All rows.
+    pub fn iter(&self) -> impl Iterator<Item = &Row> {
+        (0..self.capacity).map(|index| self.row(index))
+    }
+
+    /// Adds a dead child's counters to the base and frees its row. Master only.
+    pub fn fold(&self, index: usize) {
+        let row = self.row(index);
+        for (total, cell) in self.base().counters.cells().zip(row.counters.cells()) {
+            total.fetch_add(cell.swap(0, Relaxed), Relaxed);
+        }
+        self.clear(index);
+    }
+
+    /// Frees a row for the next child. Master only.
+    pub fn clear(&self, index: usize) {
+        let row = self.row(index);
+        row.state.store(RowState::Free as u32, Relaxed);
+        for cell in [
+            &row.generation,
+            &row.pid,
+            &row.started_ns,
+            &row.heartbeat_ns,
+            &row.catalog_generation,
+            &row.settings_generation,
+            &row.private_bytes,
+            &row.connections,
+            &row.in_flight,
+            &row.streams,
+            &row.request_limit,
+        ]
+        .into_iter()
+        .chain(row.counters.cells())
+        .chain(row.in_flight_ring.iter().map(|entry| &entry.started_ns))
+        {
+            cell.store(0, Relaxed);
+        }
+    }
+
+    /// A total over the base and all rows of one counter, picked by `counter`.
+    pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
+        self.iter().map(|row| counter(&row.counters)).fold(counter(&self.base().counters), u64::wrapping_add)
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: the clock of every time in shared memory, the same in all processes of a host.
+pub fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .expect("CLOCK_MONOTONIC exists on every Linux (clock_gettime(2))");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_do_not_change_when_a_child_dies() {
+        let (rows, fd) = Rows::create(Rows::capacity_for(1)).expect("create");
+        let child = Rows::open(&fd).expect("open");
+        Counters::add(&child.row(3).counters.requests, 5);
+        child.row(3).counters.count_upstream(UPSTREAMS + 9, Outcome::TimedOut);
+        let requests = |c: &Counters| c.requests.load(Relaxed);
+        let timeouts = |c: &Counters| c.upstream.0[UPSTREAMS - 1][Outcome::TimedOut as usize].load(Relaxed);
+        assert_eq!((rows.total(requests), rows.total(timeouts)), (5, 1));
+        rows.fold(3);
+        assert_eq!((rows.total(requests), rows.total(timeouts)), (5, 1));
+        assert_eq!(rows.row(3).counters.requests.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_table_of_another_layout_is_refused() {
+        let fd = memfd::fixed_size("test", 1 << 20).expect("memfd");
+        assert_eq!(Rows::open(&fd).err().map(|e| e.kind()), Some(io::ErrorKind::InvalidData));
+    }
+}

@@ -1,0 +1,56 @@
+//! What a reload changes, and what of it has to wait for a restart.
+
+use serde::{Deserialize, Serialize};
+
+use super::Settings;
+use super::table::{self, Reload};
+
+/// A setting whose value differs; secrets are masked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its own name.
+    pub name: String,
+    /// The value before.
+    pub old: String,
+    /// The value after.
+    pub new: String,
+    /// The running master cannot apply it.
+    pub needs_restart: bool,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} -> {}", self.name, self.old, self.new)?;
+        if self.needs_restart { f.write_str(" (needs a restart)") } else { Ok(()) }
+    }
+}
+
+impl Settings {
+    /// All differences, in the order of the table.
+    pub fn diff(old: &Settings, new: &Settings) -> Vec<Change> {
+        let differing = table::all().filter(|setting| (setting.show)(old) != (setting.show)(new));
+        differing
+            .map(|setting| Change {
+                name: setting.name.to_owned(),
+                old: setting.masked(&(setting.show)(old)),
+                new: setting.masked(&(setting.show)(new)),
+                needs_restart: setting.reload == Reload::NeedsRestart,
+            })
+            .collect()
+    }
+
+    /// These settings with everything that needs a restart as it is in `running`: what a reload puts into force.
+    ///
+    /// The allowed hosts stay with the address that they were chosen for.
+    pub fn with_fixed_of(mut self, running: &Settings) -> Settings {
+        if self.bind != running.bind {
+            self.allowed_hosts.clone_from(&running.allowed_hosts);
+        }
+        self.bind = running.bind;
+        self.admin_bind = running.admin_bind;
+        self.backlog = running.backlog;
+        self.state_dir.clone_from(&running.state_dir);
+        self.database.clone_from(&running.database);
+        self
+    }
+}
