@@ -1,0 +1,174 @@
+//! Answers of the API, and the one place where its errors get their HTTP status.
+//!
+//! An error's body has ContextForge's `detail` and `message`; the text names what is wrong, where, and what to do.
+
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Method, Response, StatusCode};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::edge::body::Body;
+use crate::registry::RegistryError;
+use crate::registry::change::ChangeError;
+
+/// Why a request of the API is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The principal may not.
+    #[error(
+        "{subject:?} may not {} the registry; use an administrator's token (forkgate token create --sub NAME --admin)",
+        if *change { "change" } else { "read" }
+    )]
+    Forbidden {
+        /// Who.
+        subject: String,
+        /// To change, not only to read.
+        change: bool,
+    },
+    /// A longer path than there is.
+    #[error(
+        "there is no /v1/{collection}/{rest}; this version has /v1/{collection} and /v1/{collection}/{{id}}"
+    )]
+    NoSuchPath {
+        /// The collection.
+        collection: &'static str,
+        /// What stood behind it.
+        rest: String,
+    },
+    /// The path is there, the method is not.
+    #[error("{method} is not possible on this path of /v1/{collection}: {hint}")]
+    MethodNotAllowed {
+        /// The method.
+        method: Method,
+        /// The collection.
+        collection: &'static str,
+        /// `Allow` header.
+        allow: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A field of the request is not acceptable.
+    #[error("{field}: {problem}")]
+    Unprocessable {
+        /// Its name; `body` for the whole, `query` for a parameter.
+        field: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// No such entry.
+    #[error("{what} not found: {id}")]
+    NotFound {
+        /// For instance `Tool`.
+        what: &'static str,
+        /// What was asked for.
+        id: String,
+    },
+    /// The upstream's catalog cannot be read.
+    #[error("Failed to initialize gateway at {url}: {cause}")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        cause: String,
+    },
+    /// Too many registrations at a time.
+    #[error("this worker is still reading the catalogs of other upstreams; try again in a few seconds")]
+    Busy,
+    /// The task that made the change ended without a result.
+    #[error("the change was interrupted; read the registry to see whether it was made")]
+    Interrupted,
+    /// The database, or a conflict.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        ApiError::Change(ChangeError::Registry(error))
+    }
+}
+
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        RegistryError::from(error).into()
+    }
+}
+
+impl ApiError {
+    /// An unacceptable field.
+    pub fn field(field: impl Into<String>, problem: impl Into<String>) -> ApiError {
+        ApiError::Unprocessable { field: field.into(), problem: problem.into() }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            ApiError::Forbidden { .. } => StatusCode::FORBIDDEN,
+            ApiError::NoSuchPath { .. } | ApiError::NotFound { .. } => StatusCode::NOT_FOUND,
+            ApiError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::Unprocessable { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            ApiError::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+            ApiError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Interrupted => StatusCode::INTERNAL_SERVER_ERROR,
+            ApiError::Change(error) => match error {
+                ChangeError::Registry(RegistryError::Locked)
+                | ChangeError::GatewayTaken { .. }
+                | ChangeError::ServerTaken(_)
+                | ChangeError::Collision { .. } => StatusCode::CONFLICT,
+                ChangeError::Registry(RegistryError::Away { .. } | RegistryError::Database(_)) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+                ChangeError::Registry(
+                    RegistryError::Compile(_) | RegistryError::CompilerDied | RegistryError::Damaged(_),
+                ) => StatusCode::INTERNAL_SERVER_ERROR,
+                ChangeError::NotFound { .. } => StatusCode::NOT_FOUND,
+                ChangeError::NoSuchItem { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+                ChangeError::TooMany(..) => StatusCode::BAD_GATEWAY,
+            },
+        }
+    }
+
+    /// The answer that is this error.
+    pub fn into_response(self) -> Response<Body> {
+        let status = self.status();
+        let message = self.to_string();
+        // An upstream that does not answer is its administrator's matter, and its URL may hold a key.
+        if status.is_server_error() && !matches!(self, ApiError::Unreachable { .. }) {
+            tracing::warn!(status = status.as_u16(), error = %message, "a registry request failed");
+        }
+        // FastAPI's form for a field; its clients look for `loc`.
+        let detail = match &self {
+            ApiError::Unprocessable { field, .. } if field == "body" => {
+                json!([{ "loc": ["body"], "msg": message, "type": "value_error" }])
+            }
+            ApiError::Unprocessable { field, .. } => {
+                json!([{ "loc": ["body", field], "msg": message, "type": "value_error" }])
+            }
+            _ => json!(message),
+        };
+        let mut response = json_response(status, &json!({ "detail": detail, "message": message }));
+        if let ApiError::MethodNotAllowed { allow, .. } = self {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// An answer in JSON.
+pub fn json_response(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    // Only a map with keys other than strings could fail, and there is none.
+    let mut response = Response::new(Body::full(serde_json::to_vec(value).unwrap_or_default()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// ContextForge's answer to a deletion.
+pub fn deleted(what: &str, id: &str) -> Response<Body> {
+    json_response(
+        StatusCode::OK,
+        &json!({ "status": "success", "message": format!("{what} {id} deleted successfully") }),
+    )
+}

@@ -1,0 +1,160 @@
+//! One request from the end of its head to the end of its answer: counted, described in the row, and over exactly
+//! once, however it ends (answered, client gone, handler panicked).
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use forkgate_shared::rows::IN_FLIGHT;
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Response};
+use http_body::{Frame, SizeHint};
+
+use super::body::Body;
+use super::serve::{Edge, Port};
+use crate::lifecycle::recycle;
+use crate::net::activity::{Activity, LABEL};
+
+const _: () = assert!(IN_FLIGHT == u32::BITS as usize, "one bit per entry of the ring");
+
+/// A request in flight; over when it is dropped.
+pub(super) struct InFlight {
+    edge: Rc<Edge>,
+    activity: Rc<Activity>,
+    /// Its entry in the row's ring; none when the ring is full.
+    entry: Option<usize>,
+    /// False for probes, which nobody counts, and for the admin port.
+    counts: bool,
+    is_stream: bool,
+}
+
+impl InFlight {
+    pub(super) fn begin(edge: &Rc<Edge>, activity: &Rc<Activity>, method: &Method, path: &str) -> InFlight {
+        let started_ns = activity.request_begins(label(method.as_str(), path));
+        let counts = edge.port() == Port::Main;
+        let gateway = edge.gateway();
+        let row = gateway.row();
+        if counts {
+            row.in_flight.fetch_add(1, Relaxed);
+        }
+        let free = gateway.lifecycle.free_ring_entries.get();
+        let entry = (free != 0).then(|| free.trailing_zeros() as usize);
+        if let Some(index) = entry {
+            gateway.lifecycle.free_ring_entries.set(free & !(1 << index));
+            let cells = &row.in_flight_ring[index];
+            cells.upstream.store(u64::MAX, Relaxed);
+            cells.method.store(first_eight(method.as_str()), Relaxed);
+            cells.object.store(first_eight(path), Relaxed);
+            cells.started_ns.store(started_ns, Relaxed);
+        }
+        InFlight { edge: Rc::clone(edge), activity: Rc::clone(activity), entry, counts, is_stream: false }
+    }
+
+    /// This is a probe: it is served, and no more.
+    pub(super) fn is_probe(&mut self) {
+        self.counts = false;
+    }
+
+    /// Makes the answer: it takes the request with it, to be over when its last byte is handed to hyper.
+    pub(super) fn answered(mut self, response: Response<Body>) -> Response<Answer> {
+        let gateway = self.edge.gateway();
+        let row = gateway.row();
+        if self.edge.port() == Port::Main {
+            let class = usize::from(response.status().as_u16() / 100);
+            if let Some(counter) = class.checked_sub(1).and_then(|class| row.counters.status.get(class)) {
+                counter.fetch_add(1, Relaxed);
+            }
+        }
+        if matches!(response.body(), Body::Stream(_)) {
+            self.is_stream = true;
+            row.streams.fetch_add(1, Relaxed);
+        }
+        let draining = gateway.lifecycle.is_draining();
+        let (mut head, body) = response.into_parts();
+        if draining {
+            head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Response::from_parts(head, Answer { body, _in_flight: self })
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.activity.answer_complete();
+        let gateway = self.edge.gateway();
+        let row = gateway.row();
+        if self.edge.port() == Port::Main {
+            row.in_flight.fetch_sub(1, Relaxed);
+        }
+        if self.is_stream {
+            row.streams.fetch_sub(1, Relaxed);
+        }
+        if let Some(index) = self.entry {
+            row.in_flight_ring[index].started_ns.store(0, Relaxed);
+            let free = &gateway.lifecycle.free_ring_entries;
+            free.set(free.get() | 1 << index);
+        }
+        if self.counts {
+            recycle::count_request(gateway);
+        }
+    }
+}
+
+/// An answer's body, and the request that it ends.
+pub(super) struct Answer {
+    body: Body,
+    _in_flight: InFlight,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The first eight bytes of a text, in memory order, so that a dump of the row shows them.
+fn first_eight(text: &str) -> u64 {
+    let mut bytes = [0; 8];
+    let len = text.len().min(8);
+    bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+    u64::from_ne_bytes(bytes)
+}
+
+/// `METHOD path`, cut to fit.
+fn label(method: &str, path: &str) -> [u8; LABEL] {
+    let mut label = [0; LABEL];
+    let text = method.bytes().chain(std::iter::once(b' ')).chain(path.bytes());
+    for (cell, byte) in label.iter_mut().zip(text) {
+        *cell = byte;
+    }
+    label
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_to_fit() {
+        assert_eq!(first_eight("POST").to_ne_bytes(), *b"POST\0\0\0\0");
+        assert_eq!(first_eight("/servers/x/mcp").to_ne_bytes(), *b"/servers");
+        assert!(label("DELETE", &"/x".repeat(99)).starts_with(b"DELETE /x/x"));
+    }
+}

@@ -1,0 +1,167 @@
+//! What is turned down at the door: one table of cause → status, text, headers.
+//!
+//! Bodies are `{"detail": "…"}` as ContextForge's; on an MCP path the text also stands in a JSON-RPC error without id,
+//! which is what MCP clients show.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::json;
+
+use super::body::Body;
+use crate::auth::AuthError;
+
+/// JSON-RPC's "invalid request": the request did not get as far as a method.
+const INVALID_REQUEST: i32 = -32600;
+
+/// Why a request goes no further than the edge.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such path on this port.
+    #[error(
+        "nothing is served at {0}; MCP clients connect to /mcp, /servers/{{id}}/mcp or /upstreams/{{name}}/mcp"
+    )]
+    NoSuchPath(String),
+    /// The path exists, the method does not.
+    #[error("this path answers {0}")]
+    NoSuchMethod(&'static str),
+    /// A `Host` that is not ours.
+    #[error(
+        "the Host `{0}` is not one of this gateway's names; if it should be, add it to GATEWAY_ALLOWED_HOSTS"
+    )]
+    WrongHost(String),
+    /// An `Origin` that is not ours.
+    #[error("the Origin `{0}` is not allowed; if it should be, add it to GATEWAY_ALLOWED_ORIGINS")]
+    WrongOrigin(String),
+    /// No token, or not a good one.
+    #[error(
+        "{0}; send `Authorization: Bearer TOKEN` with a token made by `forkgate token create --sub NAME`"
+    )]
+    NoPrincipal(AuthError),
+    /// A good token that does not suffice.
+    #[error("{0} needs an administrator's token, made by `forkgate token create --sub NAME --admin`")]
+    NotAllowed(&'static str),
+    /// A body over the limit of `GATEWAY_MAX_BODY`.
+    #[error("the request body is larger than {0} bytes (GATEWAY_MAX_BODY)")]
+    BodyTooLarge(u64),
+    /// A body that stopped arriving.
+    #[error("the request body did not arrive in time")]
+    SlowBody,
+    /// A body that broke off, or is not framed as HTTP says.
+    #[error("the request body is incomplete or malformed")]
+    BrokenBody,
+}
+
+/// Who reads the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// An MCP client.
+    Mcp,
+    /// Anybody else.
+    Rest,
+}
+
+impl Refusal {
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Refusal::NoSuchPath(_) => StatusCode::NOT_FOUND,
+            Refusal::NoSuchMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Refusal::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
+            Refusal::WrongOrigin(_) | Refusal::NotAllowed(_) => StatusCode::FORBIDDEN,
+            Refusal::NoPrincipal(_) => StatusCode::UNAUTHORIZED,
+            Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Refusal::BrokenBody => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The whole answer.
+    pub fn answer(&self, reader: Reader) -> Response<Body> {
+        let detail = self.to_string();
+        let body = match reader {
+            Reader::Rest => json!({ "detail": detail }),
+            Reader::Mcp => json!({
+                "jsonrpc": "2.0",
+                "error": { "code": INVALID_REQUEST, "message": detail },
+                "detail": detail,
+            }),
+        };
+        let mut response = json_answer(self.status(), body.to_string());
+        let headers = response.headers_mut();
+        match self {
+            Refusal::NoPrincipal(AuthError::Missing) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"forkgate\""));
+            }
+            Refusal::NoPrincipal(error) => {
+                let text = format!(
+                    "Bearer realm=\"forkgate\", error=\"invalid_token\", error_description=\"{}\"",
+                    error.to_string().replace(['"', '\\'], "'")
+                );
+                let fallback = HeaderValue::from_static("Bearer realm=\"forkgate\", error=\"invalid_token\"");
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::try_from(text).unwrap_or(fallback));
+            }
+            Refusal::NoSuchMethod(allow) => {
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            // The rest of the body is still on its way: nothing further can be read on this connection.
+            Refusal::BodyTooLarge(_) | Refusal::SlowBody | Refusal::BrokenBody => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// An answer of JSON text.
+pub fn json_answer(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::full(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(response: Response<Body>) -> serde_json::Value {
+        let Body::Full(bytes) = response.into_body() else { panic!("a body") };
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
+    #[test]
+    fn every_refusal_has_its_status_and_says_what_to_do() {
+        let table = [
+            (Refusal::NoSuchPath("/x".to_owned()), 404, "/mcp"),
+            (Refusal::NoSuchMethod("GET, POST"), 405, "GET, POST"),
+            (Refusal::WrongHost("h".to_owned()), 421, "GATEWAY_ALLOWED_HOSTS"),
+            (Refusal::WrongOrigin("o".to_owned()), 403, "GATEWAY_ALLOWED_ORIGINS"),
+            (Refusal::NoPrincipal(AuthError::Missing), 401, "forkgate token create --sub NAME"),
+            (Refusal::NoPrincipal(AuthError::Expired), 401, "expired"),
+            (Refusal::NotAllowed("changing the registry"), 403, "--admin"),
+            (Refusal::BodyTooLarge(7), 413, "GATEWAY_MAX_BODY"),
+            (Refusal::SlowBody, 408, "in time"),
+            (Refusal::BrokenBody, 400, "incomplete"),
+        ];
+        for (refusal, status, words) in table {
+            assert_eq!(refusal.status().as_u16(), status, "{refusal:?}");
+            let rest = text(refusal.answer(Reader::Rest));
+            assert!(rest["detail"].as_str().expect("detail").contains(words), "{rest}");
+            let mcp = text(refusal.answer(Reader::Mcp));
+            assert_eq!(mcp["error"]["message"], rest["detail"]);
+            assert!(mcp.get("id").is_none());
+        }
+    }
+
+    #[test]
+    fn headers_that_go_with_a_status() {
+        let missing = Refusal::NoPrincipal(AuthError::Missing).answer(Reader::Mcp);
+        assert_eq!(missing.headers()[WWW_AUTHENTICATE], "Bearer realm=\"forkgate\"");
+        let named = Refusal::NoPrincipal(AuthError::MissingClaim("a\"b\n".to_owned())).answer(Reader::Mcp);
+        assert!(named.headers()[WWW_AUTHENTICATE].to_str().expect("text").contains("invalid_token"));
+        assert_eq!(Refusal::NoSuchMethod("GET").answer(Reader::Rest).headers()[ALLOW], "GET");
+        assert_eq!(Refusal::SlowBody.answer(Reader::Rest).headers()[CONNECTION], "close");
+    }
+}

@@ -1,0 +1,287 @@
+//! Serves the requests of one port: route → Host and Origin → token → `may` → body → protocol or admin API.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use forkgate_shared::rows::Counters;
+use http::header::CONNECTION;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::body::Body;
+use super::host::HostPolicy;
+use super::in_flight::{Answer, InFlight};
+use super::limits::{discard, read_body};
+use super::refusal::{Reader, Refusal, json_answer};
+use super::routes::{self, Route};
+use crate::auth::{self, Action, AuthError, Object, Principal};
+use crate::catalog::Endpoint;
+use crate::gateway::Shared;
+use crate::lifecycle::task;
+use crate::net::activity::{Activity, Limits};
+use crate::net::connection;
+use crate::net::io::{ByteCounters, ClientIo};
+use crate::net::open::Registered;
+use crate::observe;
+use crate::observe::throttle::Throttle;
+use crate::{admin, protocol};
+
+/// Which listener a request came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// `GATEWAY_BIND`: clients.
+    Main,
+    /// `GATEWAY_ADMIN_BIND`: operators; everything of the main port is served here too.
+    Admin,
+}
+
+impl Port {
+    /// The name of its accept loop's task.
+    pub fn accept_task(self) -> &'static str {
+        match self {
+            Port::Main => "accept-main",
+            Port::Admin => "accept-admin",
+        }
+    }
+}
+
+/// What the requests of one port share.
+pub struct Edge {
+    gateway: Shared,
+    port: Port,
+    hosts: HostPolicy,
+    limits: Limits,
+    /// Status and metrics need no token: the admin listener is on loopback.
+    observe_is_open: bool,
+    refused_tokens: Throttle,
+}
+
+impl Edge {
+    /// Built once per port.
+    pub fn new(gateway: &Shared, port: Port) -> Edge {
+        let settings = &gateway.settings;
+        let (hosts, origins) = (&settings.allowed_hosts, &settings.allowed_origins);
+        Edge {
+            gateway: Shared::clone(gateway),
+            port,
+            hosts: match port {
+                Port::Main => HostPolicy::for_clients(settings.bind, hosts, origins),
+                Port::Admin => HostPolicy::for_operators(settings.admin_bind, hosts, origins),
+            },
+            limits: Limits {
+                head: settings.header_timeout,
+                send: settings.sse_send_timeout,
+                grace: settings.keepalive_grace,
+            },
+            observe_is_open: settings.admin_bind.ip().is_loopback(),
+            refused_tokens: Throttle::new(Duration::from_secs(1)),
+        }
+    }
+
+    pub(super) fn gateway(&self) -> &Shared {
+        &self.gateway
+    }
+
+    pub(super) fn port(&self) -> Port {
+        self.port
+    }
+
+    /// Serves an accepted connection in a task of its own, until it ends.
+    pub fn serve(edge: &Rc<Edge>, stream: TcpStream, place: Option<OwnedSemaphorePermit>) {
+        let activity = Rc::new(Activity::default());
+        let open = Open::new(edge, &activity);
+        let edge = Rc::clone(edge);
+        task::spawn("client-connection", async move {
+            let counters = (edge.port == Port::Main)
+                .then(|| ByteCounters::new(Arc::clone(&edge.gateway.rows), edge.gateway.row_index));
+            let io = ClientIo::new(stream, Rc::clone(&activity), counters);
+            let service = service_fn(|request: Request<Incoming>| {
+                let in_flight = InFlight::begin(&edge, &activity, request.method(), request.uri().path());
+                handle(Rc::clone(&edge), in_flight, request)
+            });
+            let connections = edge.gateway.lifecycle.connections();
+            let end = connection::drive(io, Rc::clone(&activity), connections, edge.limits, service).await;
+            tracing::debug!(?end, "connection closed");
+            drop((open, place));
+        });
+    }
+
+    fn authenticate(&self, head: &Parts) -> Result<Rc<Principal>, Refusal> {
+        self.gateway.auth.authenticate(&head.headers).map_err(|error| {
+            if error != AuthError::Missing
+                && let Some(suppressed) = self.refused_tokens.allow()
+            {
+                tracing::info!(reason = %error, path = head.uri.path(), suppressed, "token refused");
+            }
+            Refusal::NoPrincipal(error)
+        })
+    }
+}
+
+/// A connection in the registry and in the row's numbers, until it is dropped.
+struct Open {
+    edge: Rc<Edge>,
+    _registered: Registered,
+}
+
+impl Open {
+    fn new(edge: &Rc<Edge>, activity: &Rc<Activity>) -> Open {
+        let gateway = &edge.gateway;
+        if edge.port == Port::Main {
+            Counters::add(&gateway.row().counters.accepted, 1);
+            gateway.row().connections.fetch_add(1, Relaxed);
+        }
+        let registered = gateway.lifecycle.connections().register(Rc::clone(activity));
+        Open { edge: Rc::clone(edge), _registered: registered }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.edge.port == Port::Main {
+            self.edge.gateway.row().connections.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+async fn handle(
+    edge: Rc<Edge>,
+    mut in_flight: InFlight,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    let (head, body) = request.into_parts();
+    let mut body = Some(body);
+    let mut response = match routes::find(head.uri.path(), edge.port) {
+        None => Refusal::NoSuchPath(head.uri.path().chars().take(200).collect()).answer(Reader::Rest),
+        Some(route @ (Route::Health | Route::Ready | Route::Version)) => {
+            in_flight.is_probe();
+            probe(&edge, &route, &head)
+        }
+        Some(Route::Mcp(endpoint)) => {
+            mcp(&edge, endpoint, head, &mut body).await.unwrap_or_else(|refusal| refusal.answer(Reader::Mcp))
+        }
+        Some(Route::Api(route)) => {
+            api(&edge, route, head, &mut body).await.unwrap_or_else(|refusal| refusal.answer(Reader::Rest))
+        }
+        Some(route @ (Route::Status | Route::Metrics)) => {
+            observed(&edge, &route, &head).unwrap_or_else(|refusal| refusal.answer(Reader::Rest))
+        }
+    };
+    if let Some(unread) = body
+        && !discard(unread).await
+    {
+        // The connection ends here whatever we say; a client that is told does not send its next request into it.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(in_flight.answered(response))
+}
+
+/// Probes need neither token nor a known `Host`: whoever checks a container addresses it by number.
+fn probe(edge: &Edge, route: &Route, head: &Parts) -> Response<Body> {
+    if let Err(refusal) = read_only(head) {
+        return refusal.answer(Reader::Rest);
+    }
+    match route {
+        Route::Version => {
+            let text = concat!("{\"name\":\"forkgate\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
+            json_answer(StatusCode::OK, Bytes::from_static(text.as_bytes()))
+        }
+        Route::Ready if edge.gateway.lifecycle.is_draining() => {
+            json_answer(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"status\":\"draining\"}"))
+        }
+        Route::Ready => json_answer(StatusCode::OK, Bytes::from_static(b"{\"status\":\"ready\"}")),
+        _ => json_answer(StatusCode::OK, Bytes::from_static(b"{\"status\":\"healthy\"}")),
+    }
+}
+
+fn read_only(head: &Parts) -> Result<(), Refusal> {
+    let fine = head.method == Method::GET || head.method == Method::HEAD;
+    if fine { Ok(()) } else { Err(Refusal::NoSuchMethod("GET, HEAD")) }
+}
+
+async fn read(body: &mut Option<Incoming>, max: u64) -> Result<Bytes, Refusal> {
+    match body.take() {
+        Some(body) => read_body(body, max).await,
+        None => Ok(Bytes::new()),
+    }
+}
+
+async fn mcp(
+    edge: &Edge,
+    endpoint: Endpoint,
+    head: Parts,
+    body: &mut Option<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    edge.hosts.check(&head)?;
+    let principal = edge.authenticate(&head)?;
+    let object = match &endpoint {
+        Endpoint::Federated => Object::Gateway,
+        Endpoint::Server(id) => Object::Server(id),
+        Endpoint::Upstream(name) => Object::Upstream(name),
+    };
+    if !auth::may(&principal, Action::Use, object) {
+        return Err(Refusal::NotAllowed("this endpoint"));
+    }
+    let body = if head.method == Method::POST {
+        read(body, edge.gateway.settings.max_body).await?
+    } else if head.method == Method::GET || head.method == Method::DELETE {
+        Bytes::new()
+    } else {
+        return Err(Refusal::NoSuchMethod("GET, POST, DELETE"));
+    };
+    // Boxed: a connection that is idle does not hold the memory of a handler.
+    Ok(Box::pin(protocol::serve(&edge.gateway, endpoint, principal, head, body)).await)
+}
+
+async fn api(
+    edge: &Edge,
+    route: admin::ApiRoute,
+    mut head: Parts,
+    body: &mut Option<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    edge.hosts.check(&head)?;
+    let principal = edge.authenticate(&head)?;
+    let (action, what) = match head.method {
+        Method::GET | Method::HEAD => (Action::Read, "reading the registry"),
+        Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
+            (Action::Change, "changing the registry")
+        }
+        _ => return Err(Refusal::NoSuchMethod("GET, HEAD, POST, PUT, PATCH, DELETE")),
+    };
+    if !auth::may(&principal, action, Object::Gateway) {
+        return Err(Refusal::NotAllowed(what));
+    }
+    let body = match action {
+        Action::Change => read(body, edge.gateway.settings.max_body).await?,
+        _ => Bytes::new(),
+    };
+    if head.method == Method::HEAD {
+        // Handlers know GET; hyper leaves the body of an answer to HEAD away.
+        head.method = Method::GET;
+    }
+    Ok(Box::pin(admin::serve(&edge.gateway, principal, route, head, body)).await)
+}
+
+/// Status and metrics.
+fn observed(edge: &Edge, route: &Route, head: &Parts) -> Result<Response<Body>, Refusal> {
+    edge.hosts.check(head)?;
+    if !edge.observe_is_open {
+        let principal = edge.authenticate(head)?;
+        if !auth::may(&principal, Action::Observe, Object::Gateway) {
+            return Err(Refusal::NotAllowed("status and metrics on an address that others can reach"));
+        }
+    }
+    read_only(head)?;
+    Ok(match route {
+        Route::Status => observe::status(&edge.gateway),
+        _ => observe::metrics(&edge.gateway),
+    })
+}

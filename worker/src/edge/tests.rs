@@ -1,0 +1,236 @@
+//! The edge as a client sees it: real connections to [`Edge::serve`], a gateway without upstreams behind it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use forkgate_shared::control::{ControlSocket, FromChild, Received, RecycleReason};
+use forkgate_shared::rows::Rows;
+use forkgate_shared::sealed::KeyRing;
+use forkgate_shared::sessions::{self, Sessions};
+use forkgate_shared::settings::Settings;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
+
+use super::serve::{Edge, Port};
+use crate::auth::{self, Authenticator};
+use crate::catalog::Catalog;
+use crate::gateway::{Gateway, Shared};
+use crate::lifecycle::control::Control;
+use crate::lifecycle::{Lifecycle, task};
+use crate::registry::Registry;
+use crate::upstream::Upstreams;
+
+/// A worker's parts without its process, and the master's end of its control socket.
+struct World {
+    gateway: Shared,
+    address: SocketAddr,
+    master: ControlSocket,
+    _state: tempfile::TempDir,
+}
+
+async fn world(port: Port, alter: impl Fn(&mut Settings)) -> World {
+    let state = tempfile::tempdir().expect("directory");
+    let mut settings = crate::fixtures::settings();
+    settings.state_dir = state.path().to_owned();
+    alter(&mut settings);
+    let settings = Arc::new(settings);
+    let rows = Arc::new(Rows::create(1).expect("rows").0);
+    let (master, child) = ControlSocket::pair().expect("pair");
+    let table = sessions::create_file(&state.path().join("sessions")).expect("table");
+    let gateway = Rc::new(Gateway {
+        auth: Authenticator::new(&settings),
+        sessions: Sessions::open(table.into(), KeyRing::load(&settings).expect("keys")).expect("sessions"),
+        upstreams: Upstreams::new(&settings, Arc::clone(&rows), 0).expect("upstreams"),
+        registry: Registry::new(&settings),
+        catalog: ArcSwap::from_pointee(Catalog::empty()),
+        lifecycle: Lifecycle::default(),
+        control: Rc::new(Control::over(child)),
+        row_index: 0,
+        rows,
+        settings,
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    let edge = Rc::new(Edge::new(&gateway, port));
+    task::spawn("accept", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            Edge::serve(&edge, stream, None);
+        }
+    });
+    World { gateway, address, master, _state: state }
+}
+
+impl World {
+    fn token(&self, admin: bool) -> String {
+        auth::mint(&self.gateway.settings, "alice", admin, Duration::from_secs(60)).expect("token")
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("connect")
+    }
+
+    /// One request on a connection of its own; the whole answer.
+    async fn ask(&self, head: &str, token: Option<&str>, body: &str) -> String {
+        let mut client = self.connect().await;
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let host = if head.contains("\r\n") { "" } else { "\r\nHost: localhost" };
+        let request = format!(
+            "{head}{host}\r\n{token}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        client.write_all(request.as_bytes()).await.expect("write");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("answer");
+        answer
+    }
+
+    async fn status(&self, head: &str, token: Option<&str>, body: &str) -> u16 {
+        let answer = self.ask(head, token, body).await;
+        answer
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or_else(|| panic!("{answer:?}"))
+    }
+}
+
+#[tokio::test]
+async fn the_way_in() {
+    LocalSet::new()
+        .run_until(async {
+            let world = world(Port::Main, |settings| settings.max_body = 1000).await;
+            let (user, admin) = (world.token(false), world.token(true));
+            let (user, admin) = (Some(user.as_str()), Some(admin.as_str()));
+            let large = "x".repeat(1001);
+            for (head, token, body, status) in [
+                ("GET /health HTTP/1.1", None, "", 200),
+                ("GET /ready HTTP/1.1\r\nHost: 10.1.2.3", None, "", 200),
+                ("POST /version HTTP/1.1", None, "{}", 405),
+                ("GET /nowhere HTTP/1.1", user, "", 404),
+                ("GET /status HTTP/1.1", admin, "", 404),
+                ("POST /mcp HTTP/1.1\r\nHost: evil.com", user, "{}", 421),
+                ("POST /mcp HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.com", user, "{}", 403),
+                ("POST /mcp HTTP/1.1", None, "{}", 401),
+                ("POST /mcp HTTP/1.1", Some("wrong"), "{}", 401),
+                ("PUT /mcp HTTP/1.1", user, "{}", 405),
+                ("POST /mcp HTTP/1.1", user, &large, 413),
+                ("POST /v1/gateways/ HTTP/1.1", user, "{}", 403),
+                ("POST /v1/gateways/ HTTP/1.1", None, "{}", 401),
+                ("OPTIONS /gateways HTTP/1.1", admin, "", 405),
+            ] {
+                assert_eq!(world.status(head, token, body).await, status, "{head}");
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_is_no_token() {
+    LocalSet::new()
+        .run_until(async {
+            let world = world(Port::Main, |_| {}).await;
+            let head = format!("POST /mcp?access_token={} HTTP/1.1", world.token(false));
+            let answer = world.ask(&head, None, "{}").await;
+            assert!(
+                answer.starts_with("HTTP/1.1 401 ") && answer.contains("www-authenticate: Bearer"),
+                "{answer}"
+            );
+            assert!(answer.contains("forkgate token create --sub NAME"), "{answer}");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn operators_see_the_numbers_on_the_admin_port() {
+    LocalSet::new()
+        .run_until(async {
+            let open = world(Port::Admin, |_| {}).await;
+            assert_eq!(open.status("GET /status HTTP/1.1", None, "").await, 200);
+            assert_eq!(open.status("GET /metrics HTTP/1.1\r\nHost: evil.com", None, "").await, 421);
+            let exposed = world(Port::Admin, |settings| {
+                settings.admin_bind = "0.0.0.0:4445".parse().expect("address");
+            })
+            .await;
+            let (user, admin) = (exposed.token(false), exposed.token(true));
+            for (token, status) in [(None, 401), (Some(user.as_str()), 403), (Some(admin.as_str()), 200)] {
+                assert_eq!(exposed.status("GET /metrics HTTP/1.1", token, "").await, status);
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn requests_count_towards_the_limit_and_probes_do_not() {
+    LocalSet::new()
+        .run_until(async {
+            let world = world(Port::Main, |_| {}).await;
+            let row = world.gateway.row();
+            row.request_limit.store(2, Relaxed);
+            for head in
+                ["GET /health HTTP/1.1", "GET /ready HTTP/1.1", "GET /version HTTP/1.1", "GET /x HTTP/1.1"]
+            {
+                world.ask(head, None, "").await;
+            }
+            assert_eq!(row.counters.requests.load(Relaxed), 1);
+            assert!(matches!(world.master.recv::<FromChild>().expect("recv"), Received::WouldBlock));
+            world.ask("GET /y HTTP/1.1", None, "").await;
+            let asked = FromChild::WantRecycle { reason: RecycleReason::MaxRequests };
+            let received = world.master.recv::<FromChild>().expect("recv");
+            assert!(matches!(received, Received::Message(message, None) if message == asked));
+            assert_eq!(row.counters.status[3].load(Relaxed), 2, "two 404");
+            assert_eq!(row.counters.accepted.load(Relaxed), 5);
+            assert_eq!((row.in_flight.load(Relaxed), row.in_flight_ring[0].started_ns.load(Relaxed)), (0, 0));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn while_draining_every_answer_announces_the_close() {
+    LocalSet::new()
+        .run_until(async {
+            let world = world(Port::Main, |_| {}).await;
+            let mut client = world.connect().await;
+            let request = b"GET /ready HTTP/1.1\r\n\r\n";
+            let mut answer = [0; 4096];
+            client.write_all(request).await.expect("write");
+            let n = client.read(&mut answer).await.expect("read");
+            let before = String::from_utf8_lossy(&answer[..n]).into_owned();
+            assert!(before.starts_with("HTTP/1.1 200") && !before.contains("connection: close"), "{before}");
+            world.gateway.lifecycle.drain();
+            client.write_all(request).await.expect("the idle connection has its grace");
+            let n = client.read(&mut answer).await.expect("read");
+            let after = String::from_utf8_lossy(&answer[..n]).into_owned();
+            assert!(after.starts_with("HTTP/1.1 503") && after.contains("connection: close"), "{after}");
+            assert_eq!(client.read(&mut answer).await.expect("a clean end"), 0);
+            drop(client);
+            world.gateway.lifecycle.connections().all_closed().await;
+            assert_eq!(world.gateway.row().connections.load(Relaxed), 0);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_refused_request_does_not_cost_the_connection_unless_it_says_so() {
+    LocalSet::new()
+        .run_until(async {
+            let world = world(Port::Main, |_| {}).await;
+            let mut client = world.connect().await;
+            for length in [60_000, 60_000, 100_000] {
+                let head =
+                    format!("POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+                client.write_all(head.as_bytes()).await.expect("write");
+                client.write_all(&vec![b'x'; length]).await.expect("write");
+                let mut answer = [0; 4096];
+                let n = client.read(&mut answer).await.expect("read");
+                let answer = String::from_utf8_lossy(&answer[..n]).into_owned();
+                assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+                assert_eq!(answer.contains("connection: close"), length == 100_000, "{answer}");
+            }
+        })
+        .await;
+}

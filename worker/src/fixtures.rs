@@ -1,0 +1,46 @@
+//! What unit tests of this crate share.
+
+use std::time::Duration;
+
+use forkgate_shared::settings::{LogFormat, Secret, Settings};
+
+/// Settings of a gateway on loopback.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        bind: "127.0.0.1:0".parse().expect("address"),
+        admin_bind: "127.0.0.1:0".parse().expect("address"),
+        workers: 1,
+        backlog: 128,
+        state_dir: "/nonexistent".into(),
+        database: "/nonexistent/registry.db".into(),
+        max_requests: 0,
+        max_requests_jitter: 0,
+        max_rss: None,
+        memory_sample_interval: Duration::from_secs(10),
+        worker_lifetime: None,
+        recycle_min_interval: Duration::from_secs(2),
+        boot_timeout: Duration::from_secs(60),
+        graceful_timeout: Duration::from_secs(60),
+        orphan_timeout: Duration::from_secs(60),
+        keepalive_grace: Duration::from_secs(5),
+        jwt_secret: Secret::new("a secret of the length that HS256 wants"),
+        jwt_audience: "mcpgateway-api".to_owned(),
+        jwt_issuer: "mcpgateway".to_owned(),
+        auth_required: true,
+        session_keys: None,
+        allowed_hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+        allowed_origins: Vec::new(),
+        ssrf_allow_localhost: false,
+        ssrf_allow_private_networks: false,
+        tool_name_separator: "__".to_owned(),
+        log_format: LogFormat::Text,
+        log_level: "info".to_owned(),
+        tool_timeout: Duration::from_secs(60),
+        connect_timeout: Duration::from_secs(10),
+        header_timeout: Duration::from_secs(30),
+        max_body: 1024 * 1024,
+        max_answer: 16 * 1024 * 1024,
+        sse_keepalive_interval: Duration::from_secs(30),
+        sse_send_timeout: Some(Duration::from_secs(30)),
+    }
+}

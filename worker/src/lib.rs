@@ -1,0 +1,43 @@
+//! The gateway that every forkgate worker is.
+//!
+//! Layers, top to bottom; nothing below knows the layer above:
+//! `edge` (HTTP) → `protocol` (MCP, both eras) → `catalog` (what may be called) → `upstream` (who answers).
+//! Beside them: `registry` and `admin` (changing the catalog), `auth`, `lifecycle` (boot, drain, recycling), `net`
+//! (connections), `observe` (status, metrics). [`gateway::Gateway`] is what a request can reach.
+
+pub mod admin;
+pub mod auth;
+pub mod catalog;
+pub mod demo;
+pub mod edge;
+pub mod failure;
+#[cfg(test)]
+mod fixtures;
+pub mod gateway;
+pub mod lifecycle;
+pub mod net;
+pub mod observe;
+pub mod protocol;
+pub mod registry;
+pub mod upstream;
+
+use std::process::ExitCode;
+
+/// Runs a worker: descriptors as in [`forkgate_shared::descriptors`]. Returns when it has drained.
+///
+/// Exit codes: 0 drained, 3 it could not start, 4 the settings do not work here.
+pub fn run_worker(slot: u32, row: usize, generation: u64) -> ExitCode {
+    lifecycle::boot::run(slot, row, generation)
+}
+
+/// Runs the `migrate` child: brings the database to this version's schema, compiles the first catalog, hands it to the
+/// master over the control socket, says ready and leaves.
+pub fn run_migrate() -> ExitCode {
+    registry::migrate::run()
+}
+
+/// Runs the companion of `forkgate demo`: serves the bundled upstream, registers it through the admin API once the
+/// gateway is ready, prints what the user needs.
+pub fn run_demo_companion(json: bool, master_pid: u32) -> ExitCode {
+    demo::run(json, master_pid)
+}

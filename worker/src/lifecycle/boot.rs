@@ -1,0 +1,230 @@
+//! From `exec` to the accept loop: takes over what the master passes, builds the [`Gateway`], says ready.
+//!
+//! Invariant: `Ready` is sent after the accept loops are registered with the kernel, so that a master that drains the
+//! predecessor then leaves no moment in which nobody accepts.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use arc_swap::ArcSwap;
+use forkgate_shared::control::{FromChild, MAX_MESSAGE, VERSION};
+use forkgate_shared::log;
+use forkgate_shared::rows::{RowState, Rows, monotonic_ns};
+use forkgate_shared::sealed::KeyRing;
+use forkgate_shared::sessions::Sessions;
+use forkgate_shared::settings::Settings;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::SigSet;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use super::control::{self, Control};
+use super::drain::{self, Doors};
+use super::inherited::Inherited;
+use super::{Lifecycle, recycle, task};
+use crate::auth::Authenticator;
+use crate::edge::serve::{Edge, Port};
+use crate::gateway::{Gateway, Shared};
+use crate::net::accept::{Accepting, Acceptor, Room};
+use crate::registry::{self, Registry};
+use crate::upstream::Upstreams;
+
+const EXIT_BOOT: u8 = 3;
+const EXIT_SETTINGS: u8 = 4;
+
+/// Descriptors kept for what is not a client's connection (upstreams, the database, files), as a part of the limit.
+const RESERVED_SHARE: u64 = 4;
+/// Connections of the admin port: operators and scrapers, not clients.
+const ADMIN_ROOM: usize = 128;
+/// Threads for what blocks: memory samples, files.
+const BLOCKING_THREADS: usize = 4;
+
+/// Why a worker does not start.
+#[derive(Debug, thiserror::Error)]
+enum BootError {
+    /// The settings do not arrive or do not work here.
+    #[error("settings: {0}")]
+    Settings(String),
+    /// Everything else: what was being done, and what went wrong.
+    #[error("{doing}: {problem}")]
+    Failed { doing: &'static str, problem: String },
+}
+
+/// Names the step that failed.
+trait Doing<T> {
+    fn doing(self, doing: &'static str) -> Result<T, BootError>;
+}
+
+impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
+    fn doing(self, doing: &'static str) -> Result<T, BootError> {
+        self.map_err(|error| BootError::Failed { doing, problem: error.to_string() })
+    }
+}
+
+/// Who this worker is.
+#[derive(Clone, Copy)]
+struct Identity {
+    slot: u32,
+    row: usize,
+    generation: u64,
+}
+
+/// A worker's whole life.
+pub(crate) fn run(slot: u32, row: usize, generation: u64) -> ExitCode {
+    // First of all: a signal that a worker ignores must not end it while it boots, and no thread exists yet.
+    let signals = control::block_signals();
+    if let Ok(name) = CString::new(format!("fg-worker-{slot}")) {
+        // Only what `ps` shows depends on it.
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+    // SAFETY: the first thing this process does with descriptors, and done once.
+    let inherited = match unsafe { Inherited::take() } {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            eprintln!("forkgate worker {slot}: {error}");
+            return ExitCode::from(EXIT_BOOT);
+        }
+    };
+    let Inherited { control, rows, settings, sessions, catalog, listener, admin_listener } = inherited;
+    let control = Rc::new(Control::new(control));
+    let parts = Parts { rows, settings, sessions, catalog, listener, admin_listener };
+    match serve(Identity { slot, row, generation }, &control, signals, parts) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!(%error, "the worker cannot start");
+            let mut message = error.to_string();
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE / 8));
+            // The master may be gone; the exit code says it too.
+            let _ = control.send(&FromChild::BootFailed { message });
+            ExitCode::from(if matches!(error, BootError::Settings(_)) { EXIT_SETTINGS } else { EXIT_BOOT })
+        }
+    }
+}
+
+/// What was inherited besides the control socket.
+struct Parts {
+    rows: OwnedFd,
+    settings: OwnedFd,
+    sessions: OwnedFd,
+    catalog: OwnedFd,
+    listener: OwnedFd,
+    admin_listener: OwnedFd,
+}
+
+fn serve(
+    who: Identity,
+    control: &Rc<Control>,
+    signals: nix::Result<SigSet>,
+    parts: Parts,
+) -> Result<ExitCode, BootError> {
+    control.send(&FromChild::Hello { version: VERSION }).doing("greeting the master")?;
+    let settings =
+        Settings::from_fd(parts.settings).map_err(|error| BootError::Settings(error.to_string()))?;
+    log::init(settings.log_format, &settings.log_level, &format!("worker {}", who.slot));
+    log_panics();
+    let signals = signals.doing("blocking signals")?;
+    let places = raise_descriptor_limit().doing("raising the limit of open files")?;
+    let rows = Arc::new(Rows::open(&parts.rows).doing("mapping the row table")?);
+    if who.row >= rows.capacity() {
+        return Err(BootError::Failed {
+            doing: "taking a row",
+            problem: format!("there is no row {}", who.row),
+        });
+    }
+    introduce(&rows, who, &settings);
+    let settings = Arc::new(settings);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .doing("starting the event loop")?;
+    let local = LocalSet::new();
+    let code = local.block_on(&runtime, async {
+        let gateway = Rc::new(Gateway {
+            auth: Authenticator::new(&settings),
+            sessions: Sessions::open(
+                parts.sessions,
+                KeyRing::load(&settings).map_err(|error| BootError::Settings(error.to_string()))?,
+            )
+            .doing("opening the session table")?,
+            upstreams: Upstreams::new(&settings, Arc::clone(&rows), who.row)
+                .doing("preparing upstream connections")?,
+            registry: Registry::new(&settings),
+            catalog: ArcSwap::from_pointee(drain::read_catalog(&parts.catalog).doing("reading the catalog")?),
+            lifecycle: Lifecycle::default(),
+            control: Rc::clone(control),
+            row_index: who.row,
+            rows,
+            settings,
+        });
+        let row = gateway.row();
+        row.catalog_generation.store(gateway.catalog.load().generation, Relaxed);
+        open_and_serve(&gateway, signals, places, parts.listener, parts.admin_listener).await
+    });
+    // What still runs is cut off by intention: everything that was to be waited for was waited for.
+    drop(local);
+    runtime.shutdown_background();
+    code
+}
+
+/// Writes into the row who this is.
+fn introduce(rows: &Rows, who: Identity, settings: &Settings) {
+    let row = rows.row(who.row);
+    row.slot.store(who.slot, Relaxed);
+    row.generation.store(who.generation, Relaxed);
+    row.pid.store(u64::from(std::process::id()), Relaxed);
+    row.started_ns.store(monotonic_ns(), Relaxed);
+    row.heartbeat_ns.store(monotonic_ns(), Relaxed);
+    row.request_limit.store(recycle::request_limit(settings), Relaxed);
+    if row.settings_generation.load(Relaxed) == 0 {
+        row.settings_generation.store(rows.base().settings_generation.load(Relaxed), Relaxed);
+    }
+    row.state.store(RowState::Booting as u32, Relaxed);
+}
+
+async fn open_and_serve(
+    gateway: &Shared,
+    signals: SigSet,
+    places: usize,
+    listener: OwnedFd,
+    admin_listener: OwnedFd,
+) -> Result<ExitCode, BootError> {
+    let settings = &gateway.settings;
+    let orders = gateway.control.listen(signals, settings.orphan_timeout).doing("listening to the master")?;
+    let (accepting, _) = watch::channel(Accepting::Open);
+    let mut loops = Vec::new();
+    for (port, fd, places) in [(Port::Main, listener, places), (Port::Admin, admin_listener, ADMIN_ROOM)] {
+        let edge = Rc::new(Edge::new(gateway, port));
+        let room = Rc::new(Room::new(places));
+        let acceptor = Acceptor::new(fd, room, accepting.subscribe()).doing("taking over a listener")?;
+        loops.push(task::spawn(port.accept_task(), async move {
+            acceptor.run(|stream, place| Edge::serve(&edge, stream, place)).await;
+        }));
+    }
+    recycle::start(gateway);
+    task::spawn("registry-watch", registry::watch(Shared::clone(gateway)));
+    gateway.row().state.store(RowState::Serving as u32, Relaxed);
+    gateway.control.send(&FromChild::Ready).doing("telling the master that the worker is ready")?;
+    tracing::info!(catalog = gateway.catalog.load().generation, "serving");
+    Ok(drain::serve_until_told(gateway, orders, Doors { orders: accepting, loops }).await)
+}
+
+/// Raises the soft limit of open files to the hard one; returns how many connections fit.
+fn raise_descriptor_limit() -> nix::Result<usize> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(usize::try_from(hard - hard / RESERVED_SHARE).unwrap_or(usize::MAX))
+}
+
+/// A panic ends the task it happens in; one line says where.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let message = info.payload_as_str().unwrap_or("no message");
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(message, place, "panic");
+    }));
+}

@@ -1,0 +1,279 @@
+//! The line to the master, and the signals: a thread of its own that is blocked in the kernel and passes on what it
+//! hears.
+//!
+//! It works when the event loop does not: an orphan whose loop is stuck still leaves, by this thread's hand, because a
+//! forgotten copy of a listener takes clients away from the next master.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forkgate_shared::control::{ControlError, ControlSocket, FromChild, Received, RecycleReason, ToChild};
+use nix::libc;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use tokio::sync::mpsc;
+
+/// Orders that may wait for the event loop; the thread, then the master's socket, waits when there are more.
+const QUEUE: usize = 16;
+
+/// How long after the orphan timeout a worker that is still here is taken to be stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+
+/// What the event loop is told.
+#[derive(Debug)]
+pub enum Order {
+    /// Stop accepting, finish, leave.
+    Drain,
+    /// The slot goes away.
+    Retire,
+    /// The master is gone.
+    Orphan,
+    /// Leave at once.
+    Quit,
+    /// A newer catalog.
+    Catalog {
+        /// Registry generation.
+        generation: u64,
+        /// The snapshot, a sealed memfd.
+        memfd: OwnedFd,
+    },
+}
+
+/// Sends; receiving is a thread of its own.
+pub struct Control {
+    socket: Arc<ControlSocket>,
+    asked: Cell<bool>,
+}
+
+impl Control {
+    /// Takes over the inherited socket.
+    pub fn new(socket: OwnedFd) -> Control {
+        Control::over(ControlSocket::from_fd(socket))
+    }
+
+    /// Talks over this socket.
+    pub(crate) fn over(socket: ControlSocket) -> Control {
+        Control { socket: Arc::new(socket), asked: Cell::new(false) }
+    }
+
+    /// Tells the master something.
+    pub fn send(&self, message: &FromChild) -> Result<(), ControlError> {
+        self.socket.send(message, None)
+    }
+
+    /// Hands a newly compiled catalog to the master, who passes it on to every worker, this one included.
+    pub fn publish_catalog(&self, generation: u64, memfd: BorrowedFd<'_>) -> Result<(), ControlError> {
+        self.socket.send(&FromChild::Catalog { generation }, Some(memfd))
+    }
+
+    /// Asks to be replaced. Once: a worker with two reasons has one.
+    pub fn want_recycle(&self, reason: RecycleReason) {
+        if self.asked.replace(true) {
+            return;
+        }
+        tracing::info!(reason = reason.as_str(), "asking to be replaced");
+        if let Err(error) = self.send(&FromChild::WantRecycle { reason }) {
+            tracing::warn!(%error, "the master could not be asked");
+        }
+    }
+
+    /// Starts the thread. `signals` are the ones that [`block_signals`] has blocked in every thread.
+    pub fn listen(&self, signals: SigSet, orphan_timeout: Duration) -> io::Result<mpsc::Receiver<Order>> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let listener = Listener {
+            socket: Arc::clone(&self.socket),
+            signals: SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            orders: Some(sender),
+            leave_by: None,
+            orphan_timeout,
+        };
+        listener.epoll.add(listener.socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, CONTROL))?;
+        listener.epoll.add(listener.signals.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
+        std::thread::Builder::new().name("fg-control".to_owned()).spawn(move || listener.run())?;
+        Ok(receiver)
+    }
+}
+
+/// Blocks the signals that mean something to a worker or to its master, in this thread and in all that it starts; the
+/// control thread reads them. To be called before any thread is started. `SIGPIPE` is ignored by Rust's runtime.
+pub fn block_signals() -> nix::Result<SigSet> {
+    let signals: SigSet = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGWINCH,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+    ]
+    .into_iter()
+    .collect();
+    signals.thread_block()?;
+    Ok(signals)
+}
+
+const CONTROL: u64 = 0;
+const SIGNALS: u64 = 1;
+
+struct Listener {
+    socket: Arc<ControlSocket>,
+    signals: SignalFd,
+    epoll: Epoll,
+    orders: Option<mpsc::Sender<Order>>,
+    /// Set once the master is gone.
+    leave_by: Option<Instant>,
+    orphan_timeout: Duration,
+}
+
+impl Listener {
+    fn run(mut self) {
+        loop {
+            let mut events = [EpollEvent::empty(); 2];
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the control thread cannot wait");
+                    return;
+                }
+            };
+            if self.leave_by.is_some_and(|time| time <= Instant::now()) {
+                end_process("still here after the orphan timeout");
+            }
+            let ready = |token| events[..count].iter().any(|event| event.data() == token);
+            // The control socket first: after a master's death its end of file must win over the TERM that comes with it.
+            if ready(CONTROL) {
+                self.read_control();
+            }
+            if ready(SIGNALS) {
+                self.read_signals();
+            }
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let Some(leave_by) = self.leave_by else { return EpollTimeout::NONE };
+        let left = leave_by.saturating_duration_since(Instant::now()).as_millis() + 1;
+        EpollTimeout::try_from(left.min(60_000) as u32).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn read_control(&mut self) {
+        match self.socket.recv::<ToChild>() {
+            Ok(Received::Message(ToChild::Drain, _)) => self.order(Order::Drain),
+            Ok(Received::Message(ToChild::Retire, _)) => self.order(Order::Retire),
+            Ok(Received::Message(ToChild::Catalog { generation }, Some(memfd))) => {
+                self.order(Order::Catalog { generation, memfd });
+            }
+            Ok(Received::Message(ToChild::Catalog { generation }, None)) => {
+                tracing::error!(generation, "a catalog came without its descriptor");
+            }
+            Ok(Received::WouldBlock) => {}
+            Err(ControlError::Malformed(error)) => tracing::error!(%error, "the master's message is ignored"),
+            Ok(Received::EndOfFile) | Err(_) => self.orphaned(),
+        }
+    }
+
+    fn read_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match info.ssi_signo as libc::c_int {
+                libc::SIGTERM if self.master_is_gone() => self.orphaned(),
+                libc::SIGTERM => self.order(Order::Drain),
+                libc::SIGINT | libc::SIGQUIT => self.order(Order::Quit),
+                _ => {}
+            }
+        }
+    }
+
+    /// The master's death closes its end of the socket before it sends us the TERM of `PR_SET_PDEATHSIG`.
+    fn master_is_gone(&self) -> bool {
+        let mut events = [EpollEvent::empty(); 2];
+        let Ok(count) = self.epoll.wait(&mut events, EpollTimeout::ZERO) else { return false };
+        events[..count]
+            .iter()
+            .any(|event| event.data() == CONTROL && event.events().contains(EpollFlags::EPOLLHUP))
+    }
+
+    fn orphaned(&mut self) {
+        if self.leave_by.is_some() {
+            return;
+        }
+        self.leave_by = Some(Instant::now() + self.orphan_timeout + STUCK_AFTER);
+        let _ = self.epoll.delete(self.socket.as_fd());
+        // Never wait here: a loop so stuck that the queue is full learns of it by the end of the queue.
+        if self.orders.as_ref().is_some_and(|orders| orders.try_send(Order::Orphan).is_err()) {
+            self.orders = None;
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        let quit = matches!(order, Order::Quit);
+        let sent = match &self.orders {
+            Some(orders) if quit => orders.try_send(order).is_ok(),
+            Some(orders) => orders.blocking_send(order).is_ok(),
+            None => false,
+        };
+        if quit && !sent {
+            end_process("asked to quit while the event loop does not listen");
+        }
+    }
+}
+
+/// Ends this process without the event loop's help.
+fn end_process(why: &str) {
+    tracing::error!("{why}: leaving at once");
+    let _ = kill(Pid::this(), Signal::SIGKILL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (ControlSocket, Control, mpsc::Receiver<Order>) {
+        let (master, child) = ControlSocket::pair().expect("pair");
+        let control = Control::over(child);
+        let orders = control.listen(SigSet::empty(), Duration::from_secs(3600)).expect("thread");
+        (master, control, orders)
+    }
+
+    #[test]
+    fn orders_arrive_in_order_and_the_masters_end_makes_an_orphan() {
+        let (master, _control, mut orders) = pair();
+        let memfd = forkgate_shared::memfd::immutable("test", b"x").expect("memfd");
+        master.send(&ToChild::Catalog { generation: 9 }, Some(memfd.as_fd())).expect("send");
+        master.send(&ToChild::Retire, None).expect("send");
+        master.send(&ToChild::Drain, None).expect("send");
+        drop(master);
+        assert!(matches!(orders.blocking_recv(), Some(Order::Catalog { generation: 9, .. })));
+        assert!(matches!(orders.blocking_recv(), Some(Order::Retire)));
+        assert!(matches!(orders.blocking_recv(), Some(Order::Drain)));
+        assert!(matches!(orders.blocking_recv(), Some(Order::Orphan)));
+    }
+
+    #[test]
+    fn a_worker_asks_once() {
+        let (master, control, _orders) = pair();
+        control.want_recycle(RecycleReason::Memory);
+        control.want_recycle(RecycleReason::Age);
+        let first = master.recv::<FromChild>().expect("recv");
+        let asked = FromChild::WantRecycle { reason: RecycleReason::Memory };
+        assert!(matches!(first, Received::Message(message, None) if message == asked));
+        assert!(matches!(master.recv::<FromChild>().expect("recv"), Received::WouldBlock));
+    }
+
+    #[test]
+    fn a_published_catalog_carries_its_descriptor() {
+        let (master, control, _orders) = pair();
+        let memfd = forkgate_shared::memfd::immutable("test", b"x").expect("memfd");
+        control.publish_catalog(3, memfd.as_fd()).expect("sent");
+        let received = master.recv::<FromChild>().expect("recv");
+        assert!(matches!(received, Received::Message(FromChild::Catalog { generation: 3 }, Some(_))));
+    }
+}

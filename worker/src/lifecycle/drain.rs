@@ -1,0 +1,219 @@
+//! How a worker leaves.
+//!
+//! | order | listeners | limit |
+//! |---|---|---|
+//! | drain | copies closed at once: the queue belongs to the master and the replacement | graceful timeout |
+//! | retire | accept until the queue is empty, then closed: the kernel chooses others already | graceful timeout |
+//! | orphan | accept until the queue is empty, closed at once: nobody else holds this queue | orphan timeout |
+//! | quit | copies closed at once | the requests under way have most of a second; idle connections and streams are cut |
+//!
+//! When no listener is left the drain begins: answers announce the close, idle connections have a grace for one more
+//! request, streams end in their own way. The worker leaves when nothing is open, and at the limit in any case.
+
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use forkgate_shared::rows::RowState;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::control::Order;
+use crate::catalog::{Catalog, SnapshotError};
+use crate::gateway::{Gateway, Shared};
+use crate::net::accept::Accepting;
+
+/// The worker ends this much before the limit at which the master kills it.
+const HARD_END_MARGIN: Duration = Duration::from_millis(250);
+
+/// For ending the sessions with upstreams; within [`HARD_END_MARGIN`].
+const FAREWELLS: Duration = Duration::from_millis(200);
+
+/// What a quick end gives the requests under way; the master kills after two seconds.
+const QUICK_END: Duration = Duration::from_millis(800);
+
+/// How often a quick end looks whether requests are still under way.
+const QUICK_LOOK: Duration = Duration::from_millis(10);
+
+/// Connections named in the log when time is up; more are counted only.
+const NAMED_LEFTOVERS: usize = 20;
+
+/// The accept loops and what they are told.
+pub(super) struct Doors {
+    /// To all loops.
+    pub(super) orders: watch::Sender<Accepting>,
+    /// One per listener.
+    pub(super) loops: Vec<JoinHandle<()>>,
+}
+
+/// What an order means for the worker as a whole.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing.
+    Serve,
+    /// Be gone within this time.
+    Leave(Duration),
+    /// Be gone.
+    Quit,
+}
+
+/// Follows the master's orders until it is time to leave, then leaves.
+pub(super) async fn serve_until_told(
+    gateway: &Shared,
+    orders: mpsc::Receiver<Order>,
+    doors: Doors,
+) -> ExitCode {
+    follow(gateway, orders, doors).await;
+    // At a hard end little is left of the time; a session that is not ended upstream expires there.
+    let _ = tokio::time::timeout(FAREWELLS, gateway.upstreams.close()).await;
+    ExitCode::SUCCESS
+}
+
+/// Returns when nothing is open any more, or the time to finish is over.
+async fn follow(gateway: &Shared, mut orders: mpsc::Receiver<Order>, doors: Doors) {
+    let Doors { orders: accepting, loops } = doors;
+    let limit = loop {
+        match obey(gateway, &accepting, orders.recv().await.unwrap_or(Order::Orphan)) {
+            Next::Serve => {}
+            Next::Leave(limit) => break limit,
+            Next::Quit => return finish_quickly(gateway).await,
+        }
+    };
+    let mut deadline = Instant::now() + limit;
+    let mut leaving = pin!(leave(gateway, loops));
+    let mut connected = true;
+    loop {
+        tokio::select! {
+            () = &mut leaving => {
+                tracing::info!("drained");
+                return;
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                report_leftovers(gateway);
+                return;
+            }
+            order = orders.recv(), if connected => {
+                connected = order.is_some();
+                match obey(gateway, &accepting, order.unwrap_or(Order::Orphan)) {
+                    Next::Serve => {}
+                    Next::Leave(limit) => deadline = deadline.min(Instant::now() + limit),
+                    Next::Quit => return finish_quickly(gateway).await,
+                }
+            }
+        }
+    }
+}
+
+/// Waits until no request is under way, streams excepted, or the time for that is over.
+async fn finish_quickly(gateway: &Gateway) {
+    let deadline = Instant::now() + QUICK_END;
+    let row = gateway.row();
+    while row.in_flight.load(Relaxed) > row.streams.load(Relaxed) && Instant::now() < deadline {
+        tokio::time::sleep(QUICK_LOOK).await;
+    }
+}
+
+/// Carries out an order as far as it is done at once.
+fn obey(gateway: &Gateway, accepting: &watch::Sender<Accepting>, order: Order) -> Next {
+    let graceful = gateway.settings.graceful_timeout;
+    let (doors, next) = match order {
+        Order::Catalog { generation, memfd } => {
+            apply_catalog(gateway, generation, &memfd);
+            return Next::Serve;
+        }
+        Order::Quit => {
+            tell(accepting, Accepting::Closed);
+            return Next::Quit;
+        }
+        Order::Drain => (Accepting::Closed, graceful.saturating_sub(HARD_END_MARGIN)),
+        Order::Retire => (Accepting::Emptying, graceful.saturating_sub(HARD_END_MARGIN)),
+        Order::Orphan => (Accepting::Emptying, gateway.settings.orphan_timeout),
+    };
+    tracing::info!(?order, open = gateway.lifecycle.connections().count(), "leaving");
+    tell(accepting, doors);
+    Next::Leave(next)
+}
+
+/// Tells the accept loops; a milder order than one given before changes nothing.
+fn tell(accepting: &watch::Sender<Accepting>, order: Accepting) {
+    accepting.send_if_modified(|current| {
+        let stronger = order > *current;
+        *current = order.max(*current);
+        stronger
+    });
+}
+
+/// Waits for the accept loops, begins the drain, resolves when nothing is open.
+async fn leave(gateway: &Gateway, loops: Vec<JoinHandle<()>>) {
+    for accept in loops {
+        if let Err(error) = accept.await {
+            tracing::error!(%error, "an accept loop failed");
+        }
+    }
+    gateway.row().state.store(RowState::Draining as u32, Relaxed);
+    gateway.lifecycle.drain();
+    gateway.lifecycle.connections().all_closed().await;
+}
+
+fn report_leftovers(gateway: &Gateway) {
+    let mut left = gateway.lifecycle.connections().describe();
+    left.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    tracing::warn!(connections = left.len(), "the time to finish is over: what is still open is cut off");
+    for (what, seconds) in left.into_iter().take(NAMED_LEFTOVERS) {
+        tracing::warn!(what, seconds, "cut off");
+    }
+}
+
+/// Swaps the catalog for a newer one. One that cannot be read is reported; the worker goes on with what it has.
+fn apply_catalog(gateway: &Gateway, generation: u64, memfd: &OwnedFd) {
+    if generation <= gateway.catalog.load().generation {
+        return;
+    }
+    match read_catalog(memfd) {
+        Ok(catalog) => {
+            gateway.row().catalog_generation.store(catalog.generation, Relaxed);
+            gateway.catalog.store(Arc::new(catalog));
+            tracing::debug!(generation, "catalog swapped");
+        }
+        Err(error) => {
+            tracing::error!(generation, %error, "the new catalog cannot be used; the old one stays")
+        }
+    }
+}
+
+/// A snapshot cannot be mapped or is not one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CatalogError {
+    /// No sealed memfd.
+    #[error("the catalog cannot be mapped: {0}")]
+    Unmappable(#[from] std::io::Error),
+    /// Other bytes than a snapshot's.
+    #[error("the catalog cannot be read: {0}")]
+    Unreadable(#[from] SnapshotError),
+}
+
+/// Maps a snapshot; its lists are borrowed from the mapping.
+pub(super) fn read_catalog(memfd: &OwnedFd) -> Result<Catalog, CatalogError> {
+    let bytes = Bytes::from_owner(forkgate_shared::memfd::Bytes::open(memfd)?);
+    Ok(Catalog::from_snapshot(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_milder_order_does_not_take_back_a_stronger_one() {
+        let (accepting, mut seen) = watch::channel(Accepting::Open);
+        tell(&accepting, Accepting::Emptying);
+        assert_eq!(*seen.borrow_and_update(), Accepting::Emptying);
+        tell(&accepting, Accepting::Closed);
+        tell(&accepting, Accepting::Emptying);
+        assert_eq!(*seen.borrow_and_update(), Accepting::Closed);
+    }
+}

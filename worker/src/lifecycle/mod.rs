@@ -1,0 +1,73 @@
+//! A worker's life: boot, serve, drain; and what makes it ask for replacement.
+//!
+//! | phase | accepts connections | answers | leaves when |
+//! |---|---|---|---|
+//! | serving | yes | keep-alive | told to drain, or the master is gone |
+//! | draining | no | with `Connection: close` | nothing is open, or the graceful timeout passed |
+
+pub mod boot;
+pub mod control;
+mod drain;
+mod inherited;
+mod memory;
+pub(crate) mod recycle;
+pub mod task;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::watch;
+
+use crate::net::open::OpenConnections;
+
+/// Where in its life a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Accepts and answers.
+    Serving,
+    /// Accepts no more; finishes what it has.
+    Draining,
+}
+
+/// The worker's phase, to read and to wait for; and what is open, which decides when it may leave.
+pub struct Lifecycle {
+    phase: watch::Sender<Phase>,
+    connections: Rc<OpenConnections>,
+    /// One bit per entry of the row's in-flight ring; set = free.
+    pub(crate) free_ring_entries: Cell<u32>,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Lifecycle {
+            phase: watch::Sender::new(Phase::Serving),
+            connections: Rc::default(),
+            free_ring_entries: Cell::new(u32::MAX),
+        }
+    }
+}
+
+impl Lifecycle {
+    /// True once the worker finishes what it has.
+    pub fn is_draining(&self) -> bool {
+        *self.phase.borrow() == Phase::Draining
+    }
+
+    /// Begins the drain; again is nothing new.
+    pub fn drain(&self) {
+        self.phase.send_replace(Phase::Draining);
+        self.connections.drain();
+    }
+
+    /// Resolves when the drain begins, at once when it has begun.
+    pub async fn drained_from(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender lives in `self`, so the wait ends only by the phase.
+        let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+    }
+
+    /// The client connections of both ports.
+    pub fn connections(&self) -> &Rc<OpenConnections> {
+        &self.connections
+    }
+}

@@ -1,0 +1,271 @@
+//! Drives one client connection from accept to close: hyper, and the deadlines of [`Activity`].
+//!
+//! No timer exists for a connection that needs none: one is made when the first deadline appears, which in the usual
+//! life of a connection (whole heads, readers that read) never happens.
+
+use std::error::Error;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use forkgate_shared::rows::monotonic_ns;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::HttpService;
+use tokio::time::{Instant, Sleep};
+
+use super::activity::{Activity, Expiry, Limits};
+use super::io::ClientIo;
+use super::open::OpenConnections;
+
+/// hyper's buffer per direction: the largest request head, and what may wait for a slow reader before its answer's
+/// source is no longer asked. hyper's own 400 KB would hide for long that a reader has stopped.
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub enum End {
+    /// Closed by either side between requests, or after an announced last answer.
+    Closed,
+    /// The peer broke it off or sent something that is no HTTP.
+    Broken(hyper::Error),
+    /// A deadline passed.
+    Expired(Expiry),
+}
+
+/// Serves a connection until it ends. `pipeline_flush` of hyper stays off: with it an answer waits in hyper's buffer
+/// for as long as a part of a further request lies in the read buffer, that is, until the peer sends more.
+pub async fn drive<S>(
+    io: ClientIo,
+    activity: Rc<Activity>,
+    open: &OpenConnections,
+    limits: Limits,
+    service: S,
+) -> End
+where
+    S: HttpService<Incoming>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::ResBody: 'static,
+    <S::ResBody as http_body::Body>::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_BUFFER).header_read_timeout(None);
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut alarm = Alarm::default();
+    poll_fn(|cx| {
+        activity.driven_by(cx.waker());
+        loop {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result.map_or_else(End::Broken, |()| End::Closed));
+            }
+            let Some((at_ns, expiry)) = activity.next_expiry(&limits, open.draining_since_ns()) else {
+                return Poll::Pending;
+            };
+            if alarm.poll_until(cx, at_ns).is_pending() {
+                return Poll::Pending;
+            }
+            match expiry {
+                Expiry::GraceOver if !alarm.grace_used => {
+                    alarm.grace_used = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Expiry::StalledReader => {
+                    activity.give_up();
+                    return Poll::Ready(End::Expired(expiry));
+                }
+                Expiry::SlowHead | Expiry::GraceOver | Expiry::LingerOver => {
+                    return Poll::Ready(End::Expired(expiry));
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// A timer that is made when it is first needed.
+#[derive(Default)]
+struct Alarm {
+    sleep: Option<Pin<Box<Sleep>>>,
+    grace_used: bool,
+}
+
+impl Alarm {
+    /// Ready when the monotonic clock has reached `at_ns`; otherwise the task is woken then.
+    fn poll_until(&mut self, cx: &mut Context<'_>, at_ns: u64) -> Poll<()> {
+        let left = at_ns.saturating_sub(monotonic_ns());
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        let deadline = Instant::now() + Duration::from_nanos(left);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        sleep.as_mut().reset(deadline);
+        sleep.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use bytes::Bytes;
+    use forkgate_shared::rows::Rows;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt, Full};
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use crate::net::activity::LABEL;
+    use crate::net::io::ByteCounters;
+
+    const LIMITS: Limits = Limits { head: FOREVER, send: Some(FOREVER), grace: FOREVER };
+    const FOREVER: Duration = Duration::from_secs(3600);
+    const SOON: Duration = Duration::from_millis(20);
+
+    /// A connection whose handler answers `/big` with 64 MiB, `/refused` without reading, and else with the body.
+    async fn connect(
+        limits: Limits,
+        open: &Rc<OpenConnections>,
+        rows: &Arc<Rows>,
+    ) -> (TcpStream, impl Future<Output = End>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let client = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
+        let (server, _) = listener.accept().await.expect("accept");
+        let activity = Rc::new(Activity::default());
+        let io = ClientIo::new(server, Rc::clone(&activity), Some(ByteCounters::new(Arc::clone(rows), 0)));
+        let (open, at_work) = (Rc::clone(open), Rc::clone(&activity));
+        let registered = open.register(Rc::clone(&activity));
+        let driven = async move {
+            let service = service_fn(|request: Request<Incoming>| {
+                let at_work = Rc::clone(&at_work);
+                at_work.request_begins([0; LABEL]);
+                async move {
+                    let path = request.uri().path().to_owned();
+                    let answer = match path.as_str() {
+                        "/big" => Bytes::from(vec![b'x'; 64 << 20]),
+                        "/refused" => Bytes::from_static(b"no"),
+                        _ => request
+                            .into_body()
+                            .collect()
+                            .await
+                            .map(|body| body.to_bytes())
+                            .unwrap_or_default(),
+                    };
+                    at_work.answer_complete();
+                    Ok::<_, Infallible>(Response::new(Full::new(answer)))
+                }
+            });
+            let end = drive(io, activity, &open, limits, service).await;
+            drop(registered);
+            end
+        };
+        (client, driven)
+    }
+
+    fn world() -> (Rc<OpenConnections>, Arc<Rows>) {
+        (Rc::default(), Arc::new(Rows::create(1).expect("rows").0))
+    }
+
+    async fn read_until(client: &mut TcpStream, ending: &str) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(ending.as_bytes()) {
+            let read = tokio::time::timeout(Duration::from_secs(10), client.read_buf(&mut text)).await;
+            let n = read.expect("an answer in time").expect("read");
+            assert!(n > 0, "closed after {:?}", String::from_utf8_lossy(&text));
+        }
+        String::from_utf8(text).expect("text")
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_wait_for_the_rest_of_a_pipelined_request() {
+        let (open, rows) = world();
+        let (mut client, driven) = connect(LIMITS, &open, &rows).await;
+        let talk = async {
+            client.write_all(b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nonePOST").await.expect("write");
+            read_until(&mut client, "one").await;
+            client.write_all(b" / HTTP/1.1\r\ncontent-length: 3\r\n\r\ntwo").await.expect("write");
+            read_until(&mut client, "two").await;
+            drop(client);
+        };
+        let (end, ()) = tokio::join!(driven, talk);
+        assert!(matches!(end, End::Closed), "{end:?}");
+        let counters = &rows.row(0).counters;
+        assert_eq!(counters.bytes_in.load(Relaxed), 2 * 41);
+        assert!(counters.bytes_out.load(Relaxed) > 6);
+    }
+
+    #[tokio::test]
+    async fn a_head_that_never_ends_is_cut_and_an_idle_connection_is_not() {
+        let (open, rows) = world();
+        let (mut client, driven) = connect(Limits { head: SOON, ..LIMITS }, &open, &rows).await;
+        let talk = async {
+            tokio::time::sleep(SOON * 2).await;
+            client.write_all(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nok").await.expect("write");
+            read_until(&mut client, "ok").await;
+            tokio::time::sleep(SOON * 2).await;
+            client.write_all(b"POST / HT").await.expect("write");
+            assert_eq!(client.read(&mut [0; 8]).await.expect("a clean end"), 0);
+        };
+        let (end, ()) = tokio::join!(driven, talk);
+        assert!(matches!(end, End::Expired(Expiry::SlowHead)), "{end:?}");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_reset() {
+        let (open, rows) = world();
+        let (mut client, driven) = connect(Limits { send: Some(SOON), ..LIMITS }, &open, &rows).await;
+        client.write_all(b"GET /big HTTP/1.1\r\n\r\n").await.expect("write");
+        let end = driven.await;
+        assert!(matches!(end, End::Expired(Expiry::StalledReader)), "{end:?}");
+        let mut rest = Vec::new();
+        let error = client.read_to_end(&mut rest).await.expect_err("reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn an_answer_arrives_whole_although_the_request_was_not_read() {
+        let (open, rows) = world();
+        let (mut client, driven) = connect(LIMITS, &open, &rows).await;
+        let talk = async {
+            client
+                .write_all(b"POST /refused HTTP/1.1\r\ncontent-length: 400000\r\n\r\n")
+                .await
+                .expect("write");
+            client.write_all(&vec![b'y'; 200_000]).await.expect("write");
+            tokio::time::sleep(SOON).await;
+            client.write_all(&vec![b'y'; 200_000]).await.expect("the server still reads");
+            read_until(&mut client, "\r\n\r\nno").await;
+            assert_eq!(client.read(&mut [0; 8]).await.expect("a clean end"), 0);
+            drop(client);
+        };
+        let (end, ()) = tokio::join!(driven, talk);
+        assert!(matches!(end, End::Closed), "{end:?}");
+    }
+
+    #[tokio::test]
+    async fn a_drain_leaves_an_idle_connection_its_grace_and_a_busy_one_its_answer() {
+        let (open, rows) = world();
+        let limits = Limits { grace: SOON, ..LIMITS };
+        let (mut idle, idle_driven) = connect(limits, &open, &rows).await;
+        let (mut busy, busy_driven) = connect(limits, &open, &rows).await;
+        let talk = async {
+            busy.write_all(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\no").await.expect("write");
+            tokio::task::yield_now().await;
+            open.drain();
+            assert_eq!(idle.read(&mut [0; 8]).await.expect("a clean end"), 0);
+            drop(idle);
+            busy.write_all(b"k").await.expect("write");
+            read_until(&mut busy, "ok").await;
+            assert_eq!(busy.read(&mut [0; 8]).await.expect("a clean end"), 0);
+            drop(busy);
+            open.all_closed().await;
+        };
+        let (idle_end, busy_end, ()) = tokio::join!(idle_driven, busy_driven, talk);
+        assert!(matches!((&idle_end, &busy_end), (End::Closed, End::Closed)), "{idle_end:?} {busy_end:?}");
+    }
+}

@@ -1,0 +1,207 @@
+//! Revisions 2024-11-05 … 2025-11-25 over Streamable HTTP: `initialize`, then requests that name a session.
+//!
+//! A session is valid on every worker and ended on every worker at once (see the session table). A client that hangs up
+//! has cancelled nothing: a call runs in a task of its own, and the answer to the client only waits for it.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use forkgate_shared::sessions::{Session, SessionFacts};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use tokio::sync::oneshot;
+
+use super::answers;
+use super::envelope::{Envelope, Message};
+use super::era::{LEGACY_VERSIONS, header};
+use super::forward::{self, Caller, forward};
+use super::levels;
+use super::modern::list;
+use super::params::Params;
+use super::relay::Reading;
+use super::rewrite::Forwarded;
+use super::{Ground, streams};
+use crate::auth::Principal;
+use crate::catalog::Endpoint;
+use crate::edge::body::Body;
+use crate::failure::{Era, Failure};
+use crate::lifecycle::task;
+
+const SESSION_HEADER: &str = "mcp-session-id";
+
+/// Bits of [`SessionFacts::client_capabilities`], by the name of the capability.
+const CAPABILITY_BITS: [(&str, u32); 3] = [("elicitation", 1), ("sampling", 2), ("roots", 4)];
+
+/// Answers a POST.
+pub async fn post<G: Ground>(
+    ground: &Rc<G>,
+    endpoint: &Endpoint,
+    principal: &Rc<Principal>,
+    head: &HeaderMap,
+    envelope: &Envelope<'_>,
+    body: &Bytes,
+) -> Response<Body> {
+    let (id, is_tool_call) = match &envelope.message {
+        Message::Request { id, method } => (Some(id.get()), method == "tools/call"),
+        _ => (None, false),
+    };
+    let answered = match &envelope.message {
+        Message::Request { id, method } if method == "initialize" => {
+            initialize(&**ground, endpoint, principal, envelope, id.get())
+        }
+        Message::Request { id, method } => {
+            request(ground, endpoint, principal, head, envelope, body, id.get(), method).await
+        }
+        // `initialized`, `cancelled`, answers to what was never asked: nothing to do, nothing to say.
+        Message::Notification { .. } | Message::Response { .. } => {
+            session(&**ground, principal, head).map(|_| answers::empty(StatusCode::ACCEPTED))
+        }
+    };
+    answered.unwrap_or_else(|failure| failure.respond(Era::Legacy, id, is_tool_call))
+}
+
+fn initialize<G: Ground>(
+    ground: &G,
+    endpoint: &Endpoint,
+    principal: &Principal,
+    envelope: &Envelope<'_>,
+    id: &str,
+) -> Result<Response<Body>, Failure> {
+    let missing = || Failure::InvalidParams("`params` are missing".to_owned());
+    let params = Params::of(envelope)?.ok_or_else(missing)?;
+    let asked = params.string("protocolVersion")?;
+    let version = LEGACY_VERSIONS.iter().find(|version| **version == asked).unwrap_or(&LEGACY_VERSIONS[0]);
+    let offer = ground.offer(endpoint).ok_or_else(|| forward::no_such_endpoint(endpoint))?;
+    let declared = params.object.object("capabilities");
+    let bits =
+        CAPABILITY_BITS.iter().filter(|(name, _)| declared.as_ref().is_some_and(|d| d.get(name).is_some()));
+    let facts = SessionFacts {
+        version: (*version).to_owned(),
+        client_capabilities: bits.fold(0, |all, (_, bit)| all | bit),
+    };
+    let session =
+        ground.sessions().create(&principal.fingerprint, &facts).map_err(|_| Failure::SessionsFull)?;
+    let mut response = answers::json(offer.initialize(id, version));
+    let session = HeaderValue::try_from(session).map_err(|error| Failure::Internal(error.to_string()))?;
+    response.headers_mut().insert(HeaderName::from_static(SESSION_HEADER), session);
+    Ok(response)
+}
+
+fn session<G: Ground>(ground: &G, principal: &Principal, head: &HeaderMap) -> Result<Session, Failure> {
+    let id = header(head, SESSION_HEADER).ok_or(Failure::SessionMissing)?;
+    ground.sessions().resume(id, &principal.fingerprint).map_err(|_| Failure::SessionUnknown)
+}
+
+#[expect(clippy::too_many_arguments, reason = "what a request is made of")]
+async fn request<G: Ground>(
+    ground: &Rc<G>,
+    endpoint: &Endpoint,
+    principal: &Rc<Principal>,
+    head: &HeaderMap,
+    envelope: &Envelope<'_>,
+    body: &Bytes,
+    id: &str,
+    method: &str,
+) -> Result<Response<Body>, Failure> {
+    let session = session(&**ground, principal, head)?;
+    if let Some(forwarded) = Forwarded::from_method(method) {
+        let call = Call {
+            endpoint: endpoint.clone(),
+            principal: Rc::clone(principal),
+            method: forwarded,
+            body: body.clone(),
+            caller: Caller {
+                era: Era::Legacy,
+                log_level: Some(ground.sessions().log_level(&session)).filter(|level| *level > 0),
+                version: Some(session.facts.version.into()),
+            },
+            reading: Reading {
+                takes_events: forward::takes_events(head),
+                keepalive: ground.settings().sse_keepalive_interval,
+            },
+        };
+        return detached(ground, call).await;
+    }
+    if let Some(kind) = answers::list_kind(method) {
+        let params = Params::of(envelope)?;
+        return list(&**ground, endpoint, Era::Legacy, id, kind, params.as_ref());
+    }
+    match method {
+        "ping" => Ok(answers::json(answers::result(Era::Legacy, id, ""))),
+        "logging/setLevel" => {
+            let params = Params::of(envelope)?;
+            let params = params.ok_or_else(|| Failure::InvalidParams("`level` is missing".to_owned()))?;
+            let level = levels::parse(&params.string("level")?)
+                .ok_or_else(|| Failure::InvalidParams("`level` is no log level".to_owned()))?;
+            ground.sessions().set_log_level(&session, level);
+            Ok(answers::json(answers::result(Era::Legacy, id, "")))
+        }
+        _ => Err(Failure::NoSuchMethod(method.to_owned())),
+    }
+}
+
+/// A call that outlives its client's connection: all that it needs is its own.
+struct Call {
+    endpoint: Endpoint,
+    principal: Rc<Principal>,
+    method: Forwarded,
+    body: Bytes,
+    caller: Caller,
+    reading: Reading,
+}
+
+async fn detached<G: Ground>(ground: &Rc<G>, call: Call) -> Result<Response<Body>, Failure> {
+    let (sender, answer) = oneshot::channel();
+    let ground = Rc::clone(ground);
+    task::spawn("legacy call", async move {
+        // Nobody waits any more: the call was made all the same.
+        let _ = sender.send(call.run(&ground).await);
+    });
+    answer.await.unwrap_or_else(|_| Err(Failure::Internal("the call ended without an answer".to_owned())))
+}
+
+impl Call {
+    async fn run<G: Ground>(self, ground: &Rc<G>) -> Result<Response<Body>, Failure> {
+        let envelope = Envelope::parse(&self.body).map_err(|error| Failure::Internal(error.to_string()))?;
+        let params = Params::of(&envelope)?;
+        let subject = forward::subject(self.method, params.as_ref())?;
+        let target = forward::target(
+            &**ground,
+            &self.endpoint,
+            &self.principal,
+            self.method,
+            params.as_ref(),
+            &subject,
+        )?;
+        Ok(forward(ground, self.caller, self.method, &envelope, params.as_ref(), target, self.reading).await)
+    }
+}
+
+/// Answers a GET: the session's own event stream.
+pub fn get<G: Ground>(
+    ground: &Rc<G>,
+    endpoint: &Endpoint,
+    principal: &Principal,
+    head: &HeaderMap,
+) -> Response<Body> {
+    let opened = session(&**ground, principal, head).and_then(|session| {
+        if !forward::takes_events(head) {
+            return Err(Failure::NotAcceptable("text/event-stream"));
+        }
+        if ground.with_view(endpoint, |_| ()).is_none() {
+            return Err(forward::no_such_endpoint(endpoint));
+        }
+        Ok(streams::open(ground, session))
+    });
+    opened.unwrap_or_else(|failure| failure.respond(Era::Legacy, None, false))
+}
+
+/// Answers a DELETE: ends the session, everywhere, before it answers.
+pub fn delete<G: Ground>(ground: &G, principal: &Principal, head: &HeaderMap) -> Response<Body> {
+    match session(ground, principal, head) {
+        Ok(session) => {
+            ground.sessions().terminate(&session);
+            answers::empty(StatusCode::OK)
+        }
+        Err(failure) => failure.respond(Era::Legacy, None, false),
+    }
+}

@@ -1,0 +1,130 @@
+//! Revision 2026-07-28: stateless, every request says who it is from and in which version.
+//!
+//! A request passes these checks in this order; the first that fails is answered (M is the reference on the protocol):
+//! required `_meta` → version header equals body → version served → `Mcp-Method` and `Mcp-Name` → method known →
+//! `Mcp-Param-*` → dispatch.
+
+use std::rc::Rc;
+
+use http::{HeaderMap, Response, StatusCode};
+
+use super::Ground;
+use super::answers;
+use super::envelope::{Envelope, Message, string};
+use super::era::{MODERN_VERSIONS, VERSION_HEADER, VERSION_KEY, header};
+use super::forward::{self, Caller, forward};
+use super::headers;
+use super::levels;
+use super::params::Params;
+use super::relay::Reading;
+use super::rewrite::Forwarded;
+use crate::auth::Principal;
+use crate::catalog::Endpoint;
+use crate::edge::body::Body;
+use crate::failure::{Era, Failure};
+
+const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
+const LEVEL_KEY: &str = "io.modelcontextprotocol/logLevel";
+
+/// Answers a POST.
+pub async fn post<G: Ground>(
+    ground: &Rc<G>,
+    endpoint: &Endpoint,
+    principal: &Principal,
+    head: &HeaderMap,
+    envelope: &Envelope<'_>,
+) -> Response<Body> {
+    match &envelope.message {
+        // What a modern notification may ask for (cancelling) is said by closing the stream.
+        Message::Notification { .. } => answers::empty(StatusCode::ACCEPTED),
+        Message::Response { .. } => {
+            let failure =
+                Failure::InvalidRequest("a client sends requests and notifications, no responses".to_owned());
+            failure.respond(Era::Modern, None, false)
+        }
+        Message::Request { id, method } => {
+            let answered = request(ground, endpoint, principal, head, envelope, id.get(), method).await;
+            answered.unwrap_or_else(|failure| {
+                failure.respond(Era::Modern, Some(id.get()), method == "tools/call")
+            })
+        }
+    }
+}
+
+async fn request<G: Ground>(
+    ground: &Rc<G>,
+    endpoint: &Endpoint,
+    principal: &Principal,
+    head: &HeaderMap,
+    envelope: &Envelope<'_>,
+    id: &str,
+    method: &str,
+) -> Result<Response<Body>, Failure> {
+    let params = Params::of(envelope)?;
+    let log_level = check_meta(head, params.as_ref())?;
+    let forwarded = Forwarded::from_method(method);
+    let subject = match forwarded {
+        Some(forwarded) => Some(forward::subject(forwarded, params.as_ref())?),
+        None => None,
+    };
+    let name = subject.as_deref().filter(|_| forwarded != Some(Forwarded::Complete));
+    headers::check_standard(head, method, name)?;
+    if let (Some(forwarded), Some(subject)) = (forwarded, &subject) {
+        let target = forward::target(&**ground, endpoint, principal, forwarded, params.as_ref(), subject)?;
+        if forwarded == Forwarded::ToolsCall {
+            let arguments = params.as_ref().and_then(|params| params.object.get("arguments"));
+            headers::check_params(head, &target, arguments)?;
+        }
+        let keepalive = ground.settings().sse_keepalive_interval;
+        let reading = Reading { takes_events: forward::takes_events(head), keepalive };
+        let caller = Caller { era: Era::Modern, version: None, log_level };
+        return Ok(forward(ground, caller, forwarded, envelope, params.as_ref(), target, reading).await);
+    }
+    if method == "server/discover" {
+        let offer = ground.offer(endpoint).ok_or_else(|| forward::no_such_endpoint(endpoint))?;
+        return Ok(answers::json(offer.discover(id)));
+    }
+    let kind = answers::list_kind(method).ok_or_else(|| Failure::NoSuchMethod(method.to_owned()))?;
+    list(&**ground, endpoint, Era::Modern, id, kind, params.as_ref())
+}
+
+/// A list of the catalog: whole, so there is no cursor to come back with.
+pub fn list<G: Ground>(
+    ground: &G,
+    endpoint: &Endpoint,
+    era: Era,
+    id: &str,
+    kind: crate::catalog::Kind,
+    params: Option<&Params<'_>>,
+) -> Result<Response<Body>, Failure> {
+    if params.and_then(|params| params.object.get("cursor")).is_some_and(|cursor| cursor.get() != "null") {
+        return Err(Failure::InvalidParams("unknown `cursor`: lists come whole, without one".to_owned()));
+    }
+    let items = ground.with_view(endpoint, |view| view.list(kind, era));
+    let items = items.ok_or_else(|| forward::no_such_endpoint(endpoint))?;
+    Ok(answers::json(answers::list(era, id, kind, &items)))
+}
+
+/// Checks `_meta` and the version; gives the log level that was asked for.
+fn check_meta(head: &HeaderMap, params: Option<&Params<'_>>) -> Result<Option<u8>, Failure> {
+    let meta = params.and_then(|params| params.meta.as_ref());
+    let meta = meta.ok_or(Failure::MissingMeta(VERSION_KEY))?;
+    let version = meta.get(VERSION_KEY).and_then(string).ok_or(Failure::MissingMeta(VERSION_KEY))?;
+    meta.object(CAPABILITIES_KEY).ok_or(Failure::MissingMeta(CAPABILITIES_KEY))?;
+    let said = header(head, VERSION_HEADER).unwrap_or_default();
+    if said != version {
+        let what = format!("the MCP-Protocol-Version header says {said:?}, `_meta` {version:?}");
+        return Err(Failure::HeaderMismatch(what));
+    }
+    if !MODERN_VERSIONS.contains(&&*version) {
+        return Err(Failure::UnsupportedVersion { requested: version.into_owned() });
+    }
+    match meta.get(LEVEL_KEY) {
+        None => Ok(None),
+        Some(raw) => {
+            let level = string(raw).and_then(|name| levels::parse(&name));
+            let invalid = || Failure::InvalidParams(format!("`{LEVEL_KEY}` is no log level"));
+            level.map(Some).ok_or_else(invalid)
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The answer to a forwarded request, as it comes: JSON while the upstream has sent nothing but the response, an event
+//! stream from its first other message on.
+//!
+//! What a client that hangs up means depends on its era: a modern client's call is cancelled, a legacy client's goes on.
+
+use bytes::Bytes;
+use forkgate_shared::rows::Outcome;
+use http::{HeaderName, HeaderValue, Response, header};
+use std::time::Duration;
+
+use super::rewrite::{Incoming, Plan};
+use crate::catalog::UpstreamEra;
+use crate::edge::body::{Body, StreamWriter};
+use crate::failure::{Era, Failure};
+use crate::lifecycle::task;
+use crate::upstream::exchange::Events;
+use crate::upstream::sse::write_event;
+use crate::upstream::{Answer, Answered, OpenCall, UpstreamError};
+
+/// A comment: keeps proxies from closing a silent stream, means nothing to clients.
+pub const KEEPALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
+
+/// How the client takes its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// `Accept` admits event streams; else everything before the response is dropped.
+    pub takes_events: bool,
+    /// `SSE_KEEPALIVE_INTERVAL`.
+    pub keepalive: Duration,
+}
+
+/// Headers of an event stream.
+pub fn event_stream(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+/// An upstream's event stream and what to do with its messages.
+struct Source {
+    plan: Plan,
+    events: Events,
+    era: UpstreamEra,
+    id: u64,
+    call: OpenCall,
+}
+
+/// What came next.
+enum Step {
+    Response(Vec<u8>, http::StatusCode),
+    Notification(Vec<u8>),
+}
+
+/// The answer to a client.
+pub async fn answer(plan: Plan, called: Result<Answered, UpstreamError>, reading: Reading) -> Response<Body> {
+    let Answered { answer, era, id, mut call } = match called {
+        Ok(answered) => answered,
+        Err(cause) => return failed(&plan, &upstream_failure(&plan, cause)),
+    };
+    let events = match answer {
+        Answer::Events(events) => events,
+        Answer::Json(body) => {
+            return match plan.incoming(&body, &era, id) {
+                Ok(Incoming::Response(message, status, outcome)) => {
+                    call.close(outcome);
+                    respond(message, status)
+                }
+                Ok(_) => {
+                    call.close(Outcome::Failed);
+                    let cause = UpstreamError::Nonsense("its answer is not the response".to_owned());
+                    failed(&plan, &upstream_failure(&plan, cause))
+                }
+                Err(failure) => {
+                    call.close(outcome_of(&failure));
+                    failed(&plan, &failure)
+                }
+            };
+        }
+    };
+    let mut source = Source { plan, events, era, id, call };
+    loop {
+        match source.step().await {
+            Ok(Step::Response(message, status)) => {
+                source.events.finish();
+                return respond(message, status);
+            }
+            Ok(Step::Notification(_)) if !reading.takes_events => {}
+            Ok(Step::Notification(first)) => return source.stream(first, reading),
+            Err(failure) => return failed(&source.plan, &failure),
+        }
+    }
+}
+
+fn respond(message: Vec<u8>, status: http::StatusCode) -> Response<Body> {
+    let mut response = super::answers::json(message);
+    *response.status_mut() = status;
+    response
+}
+
+fn failed(plan: &Plan, failure: &Failure) -> Response<Body> {
+    log(plan, failure);
+    failure.respond(plan.era, Some(&plan.id), plan.is_tool_call())
+}
+
+fn log(plan: &Plan, failure: &Failure) {
+    tracing::warn!(upstream = %plan.upstream.name, method = plan.method.method(), error = %failure, "a call failed");
+}
+
+fn upstream_failure(plan: &Plan, cause: UpstreamError) -> Failure {
+    Failure::Upstream { upstream: plan.upstream.name.clone(), cause }
+}
+
+fn outcome_of(failure: &Failure) -> Outcome {
+    match failure {
+        // The upstream did what it should.
+        Failure::InputRequired { .. } => Outcome::Ok,
+        _ => Outcome::Failed,
+    }
+}
+
+impl Source {
+    /// The next message for the client; questions of the upstream are answered on the way. After a response or an error
+    /// there is nothing more.
+    async fn step(&mut self) -> Result<Step, Failure> {
+        loop {
+            let message = match self.events.next().await {
+                Ok(Some(message)) => message,
+                Ok(None) => {
+                    return Err(self
+                        .end(UpstreamError::Broken("its event stream ended without a response".to_owned())));
+                }
+                Err(cause) => return Err(self.end(cause)),
+            };
+            match self.plan.incoming(&message, &self.era, self.id) {
+                Ok(Incoming::Response(message, status, outcome)) => {
+                    self.call.close(outcome);
+                    return Ok(Step::Response(message, status));
+                }
+                Ok(Incoming::Notification(message)) => return Ok(Step::Notification(message)),
+                Ok(Incoming::Nothing) => {}
+                Ok(Incoming::Question(reply)) => self.call.post_back(Bytes::from(reply)).await,
+                Err(failure) => {
+                    self.call.close(outcome_of(&failure));
+                    return Err(failure);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, cause: UpstreamError) -> Failure {
+        // A call that ran out of time is still being worked on: the upstream is told when `call` is dropped.
+        self.call.fail(&cause);
+        upstream_failure(&self.plan, cause)
+    }
+
+    /// Goes on as an event stream, in a task of its own.
+    fn stream(self, first: Vec<u8>, reading: Reading) -> Response<Body> {
+        let (writer, body) = Body::stream();
+        task::spawn("relay an upstream's events", async move {
+            match self.plan.era {
+                Era::Legacy => self.pump(&writer, first, reading).await,
+                Era::Modern => {
+                    let gone = writer.clone();
+                    // Whichever ends first drops the other, and with it the call: a hang-up is a cancellation.
+                    tokio::select! {
+                        () = gone.closed() => {}
+                        () = self.pump(&writer, first, reading) => {}
+                    }
+                }
+            }
+        });
+        event_stream(body)
+    }
+
+    /// Every stream ends with a response, ours if the upstream gives none: a client would wait for it for ever.
+    async fn pump(mut self, writer: &StreamWriter, first: Vec<u8>, reading: Reading) {
+        // A reader that is gone changes nothing here: a legacy call goes on, a modern one is dropped by `stream`.
+        let _ = writer.send(write_event(&first)).await;
+        loop {
+            let step = {
+                let next = self.step();
+                tokio::pin!(next);
+                loop {
+                    match tokio::time::timeout(reading.keepalive, &mut next).await {
+                        Ok(step) => break step,
+                        Err(_) => {
+                            let _ = writer.send(KEEPALIVE).await;
+                        }
+                    }
+                }
+            };
+            match step {
+                Ok(Step::Notification(message)) => {
+                    let _ = writer.send(write_event(&message)).await;
+                }
+                Ok(Step::Response(message, _)) => {
+                    let _ = writer.send(write_event(&message)).await;
+                    self.events.finish();
+                    return;
+                }
+                Err(failure) => {
+                    log(&self.plan, &failure);
+                    let message =
+                        failure.message(self.plan.era, Some(&self.plan.id), self.plan.is_tool_call());
+                    let _ = writer.send(write_event(&message)).await;
+                    return;
+                }
+            }
+        }
+    }
+}
