@@ -1,0 +1,278 @@
+//! The command line: what can be asked for, and which exit code says how it went.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done, or stopped as asked |
+//! | 3 | a worker failed to boot |
+//! | 4 | the settings are not valid |
+//! | 64 | wrong usage |
+//! | 1 | anything else |
+
+mod check;
+mod ctl;
+mod demo;
+mod output;
+mod serve;
+mod settings_args;
+mod token;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use forkgate_shared::settings::{Settings, docs, parse};
+
+use settings_args::{SettingsArgs, SourceArgs};
+
+/// Exit code for settings that are not valid.
+const SETTINGS_INVALID: u8 = 4;
+/// Exit code for wrong usage (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+/// Longest life of a token, in days: a longer one is a password that nobody changes.
+const MAX_TTL_DAYS: u64 = 365;
+
+const EXAMPLES: &str = "\
+Try it:
+  forkgate demo                       a gateway with a bundled upstream; prints what to paste
+
+Run it:
+  export GATEWAY_JWT_SECRET=$(openssl rand -hex 32)
+  forkgate check --print              what would be in force, and where it comes from
+  forkgate serve                      MCP clients connect to http://127.0.0.1:4444/mcp
+  forkgate token create --sub me --admin
+  forkgate ctl status                 workers, requests, recycles
+
+Steer it (signals to the master):
+  HUP    re-read --env-file and --config, replace the workers one by one, lose nothing
+  TTIN   one worker more
+  TTOU   one worker less
+  TERM   finish what was begun, then leave
+  INT    leave now
+
+Exit codes: 0 done, 3 a worker failed to boot, 4 settings not valid, 64 wrong usage, 1 anything else.
+All settings, with units, defaults and reasons: docs/settings.md";
+
+/// Keeps N workers alive on one port, each a complete MCP gateway; any of them can be replaced at any moment and no
+/// client notices.
+#[derive(Parser)]
+#[command(name = "forkgate", version, after_help = EXAMPLES, arg_required_else_help = true, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway in the foreground
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(SettingsArgs),
+    /// Run a gateway with a bundled upstream and a ready-made token; Ctrl-C leaves nothing behind
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo(DemoArgs),
+    /// Check the settings; writes nothing, listens nowhere
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// Print every setting in force and where it comes from, secrets masked
+        #[arg(long)]
+        print: bool,
+    },
+    /// Make tokens for clients and administrators
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Talk to a running master
+    #[command(subcommand)]
+    Ctl(CtlCommand),
+    #[command(hide = true)]
+    Worker {
+        #[arg(long)]
+        slot: u32,
+        #[arg(long)]
+        row: usize,
+        #[arg(long)]
+        generation: u64,
+    },
+    #[command(hide = true)]
+    Migrate,
+    #[command(hide = true)]
+    DemoCompanion {
+        #[arg(long)]
+        json: bool,
+        #[arg(long)]
+        master: u32,
+    },
+    /// Print generated documentation
+    #[command(subcommand, hide = true)]
+    Docs(DocsCommand),
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  GATEWAY_JWT_SECRET=$(openssl rand -hex 32) forkgate serve
+  forkgate serve --env-file /etc/forkgate/forkgate.env
+  forkgate serve --config forkgate.toml --bind 0.0.0.0:4444 --workers 4
+  forkgate serve --env-file .env --set max_requests=100000 --set max_requests_jitter=10000
+
+A ContextForge .env works as --env-file.";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  forkgate demo
+  forkgate demo --json                one line: {\"mcp_url\", \"token\", \"admin_url\", \"pid\"}
+  forkgate demo --bind 127.0.0.1:8080 --admin-bind 127.0.0.1:8081
+
+The environment is not read. State is kept in a temporary directory that is removed at the end.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  forkgate check --env-file /etc/forkgate/forkgate.env && systemctl reload forkgate
+  forkgate check --config forkgate.toml --print
+
+Exit code 4, and one line per problem, when the settings are not valid.";
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  forkgate token create --sub alice
+  forkgate token create --sub deploy --admin --ttl 10m --env-file /etc/forkgate/forkgate.env
+  curl -H \"Authorization: Bearer $(forkgate token create --sub me --admin)\" http://127.0.0.1:4444/v1/tools
+
+The settings must be the gateway's: the token is signed with its GATEWAY_JWT_SECRET.";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  forkgate ctl status
+  forkgate ctl status --json --set state_dir=/var/lib/forkgate
+
+The master is found by its state directory, so the settings must name the same one.";
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Print one line of JSON instead of instructions
+    #[arg(long)]
+    json: bool,
+    /// Address of the main port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4444")]
+    bind: String,
+    /// Address of the port of /metrics and /status
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4445")]
+    admin_bind: String,
+    /// Number of workers
+    #[arg(long, value_name = "N", default_value = "2")]
+    workers: String,
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Print a token, and nothing else, on stdout
+    #[command(after_help = TOKEN_EXAMPLES)]
+    Create {
+        /// Who the token is for
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        sub: String,
+        /// May change the registry
+        #[arg(long)]
+        admin: bool,
+        /// How long it is valid: seconds, or 10m, 1h, 30d
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
+        ttl: Duration,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+}
+
+#[derive(Subcommand)]
+enum CtlCommand {
+    /// Show workers, requests, recycles
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The master's control socket, when it is not where the settings say
+        #[arg(long, value_name = "PATH")]
+        socket: Option<std::path::PathBuf>,
+        #[command(flatten)]
+        sources: SourceArgs,
+    },
+}
+
+#[derive(Subcommand)]
+enum DocsCommand {
+    /// Print docs/settings.md
+    Settings,
+}
+
+/// Does what the command line asks for.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap prints help and version to stdout and mistakes to stderr; a reader that went away is no matter.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Serve(settings) => serve::run(settings.into_sources()),
+        Command::Demo(args) => demo::run(args),
+        Command::Check { settings, print } => check::run(settings.into_sources(), print),
+        Command::Token(TokenCommand::Create { sub, admin, ttl, settings }) => {
+            token::create(settings.into_sources(), &sub, admin, ttl)
+        }
+        Command::Ctl(CtlCommand::Status { json, socket, sources }) => {
+            match Settings::state_dir_of(&sources.into_sources(Vec::new())) {
+                Ok(state_dir) => ctl::status(json, socket, &state_dir),
+                Err(errors) => invalid(&errors),
+            }
+        }
+        Command::Worker { slot, row, generation } => forkgate_worker::run_worker(slot, row, generation),
+        Command::Migrate => forkgate_worker::run_migrate(),
+        Command::DemoCompanion { json, master } => forkgate_worker::run_demo_companion(json, master),
+        Command::Docs(DocsCommand::Settings) => output::print(&docs::render()),
+    }
+}
+
+/// Reports settings that are not valid.
+fn invalid(errors: &forkgate_shared::settings::SettingsErrors) -> ExitCode {
+    output::complain("error", &errors.to_string());
+    ExitCode::from(SETTINGS_INVALID)
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_secs(MAX_TTL_DAYS * 24 * 3600);
+    match parse::duration(text) {
+        Ok(ttl) if ttl >= Duration::from_secs(1) && ttl <= longest => Ok(ttl),
+        Ok(_) => Err(format!("allowed: 1s to {MAX_TTL_DAYS}d")),
+        Err(error) => Err(format!("{error}; write seconds, or 10m, 1h, 30d")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_what_a_user_starts_and_hides_what_the_master_starts() {
+        let help = Cli::command().render_long_help().to_string();
+        for shown in ["serve", "demo", "check", "token", "ctl"] {
+            assert!(help.contains(&format!("\n  {shown} ")), "{shown}: {help}");
+        }
+        for hidden in ["migrate", "demo-companion", "--slot"] {
+            assert!(!help.contains(hidden), "{hidden}: {help}");
+        }
+    }
+
+    #[test]
+    fn a_life_of_a_token_is_bounded() {
+        assert_eq!(ttl("1h"), Ok(Duration::from_secs(3600)));
+        assert!(ttl("0").is_err() && ttl("400d").is_err() && ttl("soon").is_err());
+    }
+}

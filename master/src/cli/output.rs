@@ -1,0 +1,24 @@
+//! Words for the user. A reader that went away (`forkgate check --print | head`) is no error and no panic.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+/// Writes to stdout; fails only when the output could not be written though somebody waits for it.
+pub fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            complain("error", &format!("cannot write to stdout: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to stderr, each line with the same word in front: `error: …`, `warning: …`.
+pub fn complain(word: &str, lines: &str) {
+    let text: String = lines.lines().map(|line| format!("{word}: {line}\n")).collect();
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}

@@ -1,0 +1,14 @@
+//! forkgate: a pre-fork supervisor whose workers are a complete MCP gateway.
+//!
+//! One executable, several roles: what the user starts (`serve`, `demo`, `check`, …) and what the master starts
+//! (`worker`, `migrate`, `demo-companion`). Only this file and `cli` know the worker's crate.
+
+mod cli;
+mod supervisor;
+mod system;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,225 @@
+//! What a child says, and what its end means: start, first boot, READY, crash, boot failure.
+
+use super::Supervisor;
+use super::backoff::HEALTHY_AFTER;
+use super::event::{Action, ChildId, ChildSignal, Fact, Kill, Ns, RecycleReason, Role, SECOND, SlotId};
+use super::state::{Child, Life, Phase, Reload, Slot, Token, Wish};
+
+/// How long migrations may take: rebuilding an index over millions of rows takes minutes, a lock held by a forgotten
+/// process takes for ever.
+pub(super) const MIGRATE_TIMEOUT: Ns = 600 * SECOND;
+
+/// Exit code when a worker could not start at all.
+const EXIT_BOOT_FAILED: u8 = 3;
+/// Exit code for everything without a code of its own.
+const EXIT_FAILED: u8 = 1;
+
+impl Supervisor {
+    pub(super) fn start(&mut self, now: Ns) {
+        self.out.push(Action::Target(self.target));
+        self.spawn(Role::Migrate, self.version, MIGRATE_TIMEOUT, now);
+    }
+
+    /// Starts a child; its phase is SPAWNING until it says something.
+    pub(super) fn spawn(&mut self, role: Role, version: u64, timeout: Ns, now: Ns) -> ChildId {
+        let id = ChildId(self.next_child);
+        self.next_child += 1;
+        let phase = match role {
+            Role::Companion => Phase::Running { since: now },
+            Role::Migrate | Role::Worker { .. } => Phase::Spawning { deadline: now + timeout },
+        };
+        self.children.insert(id, Child { role, phase, version, spawned: now, holds_listener: true });
+        self.out.push(Action::Spawn(id, role, version));
+        id
+    }
+
+    /// Starts a worker for a slot, unless there is no row for it.
+    pub(super) fn spawn_worker(&mut self, slot: SlotId, now: Ns) -> Option<ChildId> {
+        let version = self.wanted_version();
+        let Some(row) = self.rows.take(ChildId(self.next_child)) else {
+            if !std::mem::replace(&mut self.rows.full_logged, true) {
+                self.log(Fact::RowsFull(slot));
+            }
+            return None;
+        };
+        Some(self.spawn(Role::Worker { slot, row }, version, self.plan.boot_timeout, now))
+    }
+
+    pub(super) fn hello(&mut self, id: ChildId) {
+        if let Some(child) = self.children.get_mut(&id)
+            && let Phase::Spawning { deadline } = child.phase
+        {
+            child.phase = Phase::Booting { deadline };
+        }
+    }
+
+    pub(super) fn ready(&mut self, id: ChildId, now: Ns) {
+        let graceful = self.plan.graceful_timeout;
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if !matches!(child.phase, Phase::Spawning { .. } | Phase::Booting { .. }) {
+            return;
+        }
+        let Role::Worker { slot, .. } = child.role else {
+            child.phase = Phase::Draining { deadline: now + graceful };
+            return;
+        };
+        child.phase = Phase::Running { since: now };
+        let took = now - child.spawned;
+        self.log(Fact::Ready(id, slot, took));
+        let token = self.token.take_if(|token| token.child == id);
+        let Some(place) = self.slots.get_mut(&slot) else { return };
+        if place.standby == Some(id) {
+            place.standby = None;
+            place.replace.succeed();
+            place.wish = None;
+            let old = place.primary.replace(id);
+            if let Some(token) = token {
+                self.out.push(Action::CountRecycle(token.reason));
+            }
+            if let Some(old) = old {
+                self.leave(old, Action::SendDrain(old), now + graceful);
+            }
+        }
+    }
+
+    /// Tells a child to leave by `deadline`.
+    pub(super) fn leave(&mut self, id: ChildId, how: Action, deadline: Ns) {
+        if let Some(child) = self.children.get_mut(&id) {
+            child.phase = Phase::Draining { deadline };
+            self.out.push(how);
+        }
+    }
+
+    pub(super) fn want_recycle(&mut self, id: ChildId, reason: RecycleReason, now: Ns) {
+        if let Some(slot) = self.slots.values_mut().find(|slot| slot.primary == Some(id))
+            && slot.wish.is_none()
+        {
+            slot.wish = Some(Wish { reason, since: now });
+        }
+    }
+
+    /// Kills what is over its time.
+    pub(super) fn expire(&mut self, now: Ns) {
+        let late = |child: &Child| child.deadline().is_some_and(|deadline| deadline <= now);
+        let ids: Vec<ChildId> =
+            self.children.iter().filter(|(_, child)| late(child)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(child) = self.children.get_mut(&id) else { continue };
+            let why = if child.never_ready() { Kill::Boot } else { Kill::Drain };
+            child.phase = Phase::Killing(why);
+            self.out.push(Action::Signal(id, ChildSignal::Kill));
+            self.out.push(Action::CountKill(why));
+            self.log(Fact::Killed(id, why));
+        }
+    }
+
+    /// A child is reaped, or was never started.
+    pub(super) fn gone(&mut self, id: ChildId, clean: bool, now: Ns) {
+        let Some(child) = self.children.remove(&id) else { return };
+        if let Some(row) = self.rows.give_back(id) {
+            self.out.push(Action::FreeRow(row));
+        }
+        self.token.take_if(|token| token.child == id);
+        if matches!(self.life, Life::Stopping(_) | Life::Over) {
+            return;
+        }
+        match child.role {
+            Role::Migrate => self.migrate_gone(id, &child, clean, now),
+            Role::Companion => {
+                self.log(Fact::CompanionDied);
+                self.begin_stop(true, EXIT_FAILED, now);
+            }
+            Role::Worker { slot, .. } => self.worker_gone(id, slot, &child, now),
+        }
+    }
+
+    fn migrate_gone(&mut self, id: ChildId, child: &Child, clean: bool, now: Ns) {
+        let done = clean && child.leaves();
+        match std::mem::replace(&mut self.reload, Reload::Idle) {
+            Reload::Migrating { child, plan, version } if child == id => {
+                if done {
+                    self.begin_roll(plan, version, now);
+                } else {
+                    self.log(Fact::MigrateFailed);
+                    self.out.push(Action::DiscardSettings(self.version));
+                    self.out.push(Action::AnnounceReloaded);
+                }
+            }
+            other => {
+                self.reload = other;
+                if self.life == Life::Starting && done {
+                    self.life = Life::FirstBoot;
+                } else if self.life == Life::Starting {
+                    self.log(Fact::MigrateFailed);
+                    self.begin_stop(true, EXIT_FAILED, now);
+                }
+            }
+        }
+    }
+
+    fn worker_gone(&mut self, id: ChildId, slot_id: SlotId, child: &Child, now: Ns) {
+        let Some(slot) = self.slots.get_mut(&slot_id) else { return };
+        if slot.standby == Some(id) {
+            slot.standby = None;
+            let wait = slot.replace.fail(now, &mut self.dice);
+            self.log(Fact::StandbyFailed(slot_id, wait));
+            self.fail_roll(slot_id, child.version);
+            return;
+        }
+        if slot.primary != Some(id) {
+            return;
+        }
+        slot.primary = slot.standby.take();
+        slot.wish = None;
+        if child.never_ready() {
+            let wait = slot.respawn.fail(now, &mut self.dice);
+            if self.life == Life::FirstBoot {
+                self.log(Fact::FirstBootFailed(slot_id));
+                self.begin_stop(true, EXIT_BOOT_FAILED, now);
+                return;
+            }
+            self.log(Fact::BootFailed(slot_id, wait));
+            self.fail_roll(slot_id, child.version);
+        } else if let Phase::Running { since } = child.phase {
+            if now - since >= HEALTHY_AFTER {
+                slot.respawn.succeed();
+            }
+            let wait = slot.respawn.fail(now, &mut self.dice);
+            self.out.push(Action::CountCrash);
+            self.log(Fact::Crashed(slot_id, wait));
+        }
+    }
+
+    /// Starts a worker in every slot that has none, each after its own back-off.
+    pub(super) fn respawn(&mut self, now: Ns) {
+        let due = |slot: &Slot| {
+            slot.open && slot.primary.is_none() && !slot.is_leaving() && slot.respawn.not_before() <= now
+        };
+        let ids: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| due(slot)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(child) = self.spawn_worker(id, now) else { return };
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.primary = Some(child);
+            }
+        }
+    }
+
+    /// From the first boot to serving, once every slot has a ready worker.
+    pub(super) fn finish_first_boot(&mut self, now: Ns) {
+        if self.life != Life::FirstBoot || !self.slots.values().all(|slot| self.runs(slot.primary)) {
+            return;
+        }
+        self.life = Life::Serving;
+        self.out.push(Action::AnnounceReady);
+        if self.companion {
+            self.spawn(Role::Companion, self.version, 0, now);
+        }
+        if std::mem::take(&mut self.reload_queued) {
+            self.reload_now();
+        }
+    }
+
+    pub(super) fn hold_token(&mut self, child: ChildId, slot: SlotId, reason: RecycleReason) {
+        self.token = Some(Token { child, slot, reason });
+    }
+}

@@ -1,0 +1,235 @@
+//! What happens to the supervisor and what it wants done: the whole interface between the decisions and the system.
+
+pub use forkgate_shared::control::RecycleReason;
+
+/// Nanoseconds of a monotonic clock: times and spans.
+pub type Ns = u64;
+
+/// A second in [`Ns`].
+pub const SECOND: Ns = 1_000_000_000;
+
+/// A millisecond in [`Ns`].
+pub const MILLISECOND: Ns = 1_000_000;
+
+/// One child process over the master's whole life; never used again. The shell passes it on as the generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChildId(pub u64);
+
+/// One listening socket of the main port and the workers that serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub u32);
+
+/// What a child is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Brings the database up to date, publishes the catalog, leaves.
+    Migrate,
+    /// Serves a slot.
+    Worker {
+        /// Its slot.
+        slot: SlotId,
+        /// Its row of shared memory.
+        row: usize,
+    },
+    /// Belongs to `forkgate demo`.
+    Companion,
+}
+
+/// The settings that decisions depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// How many workers.
+    pub workers: u32,
+    /// From spawn to READY.
+    pub boot_timeout: Ns,
+    /// From the order to drain to the kill.
+    pub graceful_timeout: Ns,
+    /// From the start of one recycling to the start of the next.
+    pub recycle_min_interval: Ns,
+}
+
+/// What an operator asks for, by signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// HUP.
+    Reload,
+    /// TERM.
+    Drain,
+    /// INT, QUIT.
+    Quick,
+    /// TTIN.
+    MoreWorkers,
+    /// TTOU.
+    FewerWorkers,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The master is set up; once, first.
+    Start,
+    /// Time passed.
+    Tick,
+    /// An operator's order.
+    Order(Order),
+    /// The slot's socket is listening.
+    ListenerOpened(SlotId),
+    /// The slot's socket could not be made.
+    ListenerFailed(SlotId),
+    /// Connections in the slot's accept queue.
+    QueueLength(SlotId, u32),
+    /// The child was not started; no process exists.
+    SpawnFailed(ChildId),
+    /// The child's first message, of the right version.
+    Hello(ChildId),
+    /// The child is ready.
+    Ready(ChildId),
+    /// The worker asks to be replaced.
+    WantRecycle(ChildId, RecycleReason),
+    /// A worker that was told to leave has closed its copy of the listener.
+    ListenerClosed(ChildId),
+    /// The process is gone and reaped.
+    Exited {
+        /// Which.
+        child: ChildId,
+        /// With exit code 0.
+        clean: bool,
+    },
+    /// The settings were read again and are valid.
+    SettingsAccepted {
+        /// What they mean here.
+        plan: Plan,
+        /// The database is another one: it must be migrated first.
+        migrate: bool,
+    },
+    /// The settings were read again and are not valid, or change nothing.
+    SettingsRefused,
+}
+
+/// Which timeout led to a kill: index into `Base::kills`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kill {
+    /// Never READY.
+    Boot = 0,
+    /// Never done draining.
+    Drain = 1,
+}
+
+/// A signal for a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildSignal {
+    /// Drain; before the child has handlers: die.
+    Term,
+    /// Finish what is under way within moments.
+    Int,
+    /// Die.
+    Kill,
+}
+
+/// Something to do. Actions of one step are carried out in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make the slot's socket; answer [`Event::ListenerOpened`] or [`Event::ListenerFailed`].
+    OpenListener(SlotId),
+    /// Close the master's copy of the slot's socket.
+    CloseListener(SlotId),
+    /// Start a child with this version of the settings; answer [`Event::SpawnFailed`] if that fails.
+    Spawn(ChildId, Role, u64),
+    /// Tell a worker to drain; its slot lives on.
+    SendDrain(ChildId),
+    /// Tell a worker to drain; its slot goes away.
+    SendRetire(ChildId),
+    /// Send a signal.
+    Signal(ChildId, ChildSignal),
+    /// The row's process is gone: fold its counters.
+    FreeRow(usize),
+    /// Let the kernel choose among these members of the group only (indexes into the group).
+    Steer(Vec<u32>),
+    /// Let the kernel choose among all again.
+    Unsteer,
+    /// Answer [`Event::QueueLength`].
+    QueryQueue(SlotId),
+    /// Answer [`Event::ListenerClosed`] if the worker has closed its copy of the listener.
+    QueryListener(ChildId),
+    /// Re-read the settings; answer [`Event::SettingsAccepted`] or [`Event::SettingsRefused`].
+    LoadSettings,
+    /// The settings just read are a candidate under this version.
+    ProposeSettings(u64),
+    /// New children get this version from now on.
+    RollSettings(u64),
+    /// The version that rolled is the effective one.
+    CommitSettings,
+    /// The version that rolled is given up; this older one is the effective one again.
+    DiscardSettings(u64),
+    /// How many workers are meant to be.
+    Target(u32),
+    /// Count a crash.
+    CountCrash,
+    /// Count a replacement.
+    CountRecycle(RecycleReason),
+    /// Count a kill.
+    CountKill(Kill),
+    /// All workers are ready for the first time.
+    AnnounceReady,
+    /// A reload begins.
+    AnnounceReloading,
+    /// A reload ended, one way or the other.
+    AnnounceReloaded,
+    /// The end begins.
+    AnnounceStopping,
+    /// A fact for the log.
+    Log(Fact),
+    /// Nothing is left; leave with this code.
+    Exit(u8),
+}
+
+/// What the log says about a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// A worker accepts connections, this long after its start.
+    Ready(ChildId, SlotId, Ns),
+    /// A replacement begins.
+    Recycling(SlotId, RecycleReason),
+    /// A replacement could not start; the old worker stays. Next try after this span.
+    StandbyFailed(SlotId, Ns),
+    /// A worker could not start; next try after this span.
+    BootFailed(SlotId, Ns),
+    /// A worker died unasked; next try after this span.
+    Crashed(SlotId, Ns),
+    /// A worker was killed at a timeout.
+    Killed(ChildId, Kill),
+    /// The very first boot failed.
+    FirstBootFailed(SlotId),
+    /// The `migrate` child failed; at start this ends the master.
+    MigrateFailed,
+    /// The demo's companion ended by itself.
+    CompanionDied,
+    /// No free row for a child of this slot.
+    RowsFull(SlotId),
+    /// TTIN at the limit of workers.
+    NoMoreWorkers(u32),
+    /// TTIN without a free row.
+    NoRowForMore,
+    /// TTOU with one worker.
+    LastWorker,
+    /// The slot goes away.
+    Retiring(SlotId),
+    /// The slot stays after all.
+    RetiringCancelled(SlotId),
+    /// The slot is gone.
+    Retired(SlotId),
+    /// The slot's socket could not be made: one worker fewer.
+    ListenerFailed(SlotId),
+    /// A reload waits for the one that runs.
+    ReloadQueued,
+    /// The new settings are effective.
+    ReloadDone(u64),
+    /// A worker did not start with the new settings.
+    ReloadFailed(SlotId),
+    /// The settings ask for more workers than rows allow.
+    WorkersCapped(u32, u32),
+    /// A second TERM right after the first.
+    TermIgnored,
+    /// The end begins: quick or not.
+    Stopping(bool),
+}

@@ -1,0 +1,220 @@
+//! The supervisor's decisions: events in, actions out; no clock, no system call, no thread.
+//!
+//! A **slot** is one listening socket. A **child** is one process; a worker belongs to a slot and owns one row of shared
+//! memory until it is reaped. A slot names its primary and, while it is being replaced, its standby; workers that drain
+//! belong to no slot any more.
+//!
+//! | state | is | leaves by | timer |
+//! |---|---|---|---|
+//! | EMPTY | a slot without a primary | back-off over, row free → SPAWNING | back-off: spawn |
+//! | SPAWNING | child started, nothing heard | Hello → BOOTING; exit → boot failure | boot timeout → KILLING |
+//! | BOOTING | child said Hello | Ready → RUNNING; exit → boot failure | boot timeout → KILLING |
+//! | RUNNING | worker accepts | granted wish or roll → REPLACING; exit → crash, EMPTY with back-off | – |
+//! | REPLACING | slot with primary and standby | standby Ready → it is primary, the old one DRAINING; standby gone → RUNNING with back-off; primary gone → the standby is primary | as SPAWNING |
+//! | DRAINING | worker was told to leave | exit → row folded | graceful timeout → KILLING |
+//! | KILLING | SIGKILL sent | exit → as before the kill | – |
+//! | RETIRING | slot that goes away: steered away → queue empty → grace → worker leaves → closed | TTIN before the worker is told → RUNNING | see [`retire`] |
+//!
+//! Invariants, each a property of [`schedules`] over random schedules:
+//! I1 a slot's socket is open from before its first spawn until it has retired. I2 a voluntary step never takes the last
+//! worker that accepts from a slot that stays. I3 at most one voluntary replacement starts at a time. I4 every child is
+//! reaped once, and its row is given on only after that. I5 no action of ours takes the number of ready workers below
+//! the quorum. I6 a child is killed at most once, and only when its timeout has passed. I7 after TERM the end comes within the graceful timeout.
+
+mod backoff;
+mod children;
+mod event;
+mod group;
+mod replace;
+mod retire;
+#[cfg(test)]
+mod scenes;
+#[cfg(test)]
+mod schedules;
+mod state;
+mod stop;
+#[cfg(test)]
+mod world;
+
+use std::collections::BTreeMap;
+
+use backoff::Dice;
+pub use event::{
+    Action, ChildId, ChildSignal, Event, Fact, Kill, Ns, Order, Plan, RecycleReason, Role, SlotId,
+};
+#[cfg(test)]
+pub use event::{MILLISECOND, SECOND};
+use group::GroupOrder;
+use state::{Child, Life, Phase, Reload, RowTable, Slot, Token};
+
+/// Workers that TTIN may add to the ones configured at start: what the row table has room for.
+const EXTRA_WORKERS: u32 = 4;
+
+/// What a supervisor is made from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The settings that decisions depend on, as of the start.
+    pub plan: Plan,
+    /// Rows of shared memory.
+    pub rows: usize,
+    /// Version of the settings at start.
+    pub version: u64,
+    /// Start the demo's companion when all workers are ready.
+    pub companion: bool,
+    /// For jitter.
+    pub seed: u64,
+}
+
+/// The state of everything; see the module.
+#[derive(Debug)]
+pub struct Supervisor {
+    plan: Plan,
+    companion: bool,
+    most_workers: u32,
+    target: u32,
+    life: Life,
+    slots: BTreeMap<SlotId, Slot>,
+    children: BTreeMap<ChildId, Child>,
+    rows: RowTable,
+    group: GroupOrder,
+    token: Option<Token>,
+    last_recycle: Option<Ns>,
+    reload: Reload,
+    reload_queued: bool,
+    version: u64,
+    newest_version: u64,
+    next_child: u64,
+    dice: Dice,
+    out: Vec<Action>,
+}
+
+/// What `STATUS=` and `ctl` say in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Workers that accept and are not told to leave.
+    pub ready: u32,
+    /// Workers that are meant to be.
+    pub target: u32,
+    /// The one voluntary replacement that is starting.
+    pub replacing: Option<(SlotId, RecycleReason)>,
+    /// The slot that goes away.
+    pub retiring: Option<SlotId>,
+    /// `starting`, `serving`, `reloading` or `stopping`.
+    pub state: &'static str,
+}
+
+impl Supervisor {
+    /// A supervisor that has done nothing yet; feed it [`Event::Start`].
+    pub fn new(config: Config) -> Supervisor {
+        Supervisor {
+            companion: config.companion,
+            most_workers: config.plan.workers.saturating_add(EXTRA_WORKERS),
+            target: config.plan.workers,
+            life: Life::Starting,
+            slots: BTreeMap::new(),
+            children: BTreeMap::new(),
+            rows: RowTable::new(config.rows),
+            group: GroupOrder::default(),
+            token: None,
+            last_recycle: None,
+            reload: Reload::Idle,
+            reload_queued: false,
+            version: config.version,
+            newest_version: config.version,
+            next_child: 1,
+            dice: Dice::new(config.seed),
+            out: Vec::new(),
+            plan: config.plan,
+        }
+    }
+
+    /// Takes one event at `now` and says what to do, in order. `now` never goes back.
+    pub fn step(&mut self, event: Event, now: Ns) -> Vec<Action> {
+        self.take(event, now);
+        self.expire(now);
+        self.settle(now);
+        std::mem::take(&mut self.out)
+    }
+
+    fn take(&mut self, event: Event, now: Ns) {
+        match event {
+            Event::Start => self.start(now),
+            Event::Tick => {}
+            Event::Order(order) => self.order(order, now),
+            Event::ListenerOpened(slot) => self.listener_opened(slot),
+            Event::ListenerFailed(slot) => self.listener_failed(slot),
+            Event::QueueLength(slot, length) => self.queue_length(slot, length, now),
+            Event::SpawnFailed(child) => self.gone(child, false, now),
+            Event::Hello(child) => self.hello(child),
+            Event::Ready(child) => self.ready(child, now),
+            Event::WantRecycle(child, reason) => self.want_recycle(child, reason, now),
+            Event::ListenerClosed(child) => self.listener_closed(child),
+            Event::Exited { child, clean } => self.gone(child, clean, now),
+            Event::SettingsAccepted { plan, migrate } => self.settings_accepted(plan, migrate, now),
+            Event::SettingsRefused => self.settings_refused(),
+        }
+    }
+
+    /// Begins whatever the state now calls for and allows.
+    fn settle(&mut self, now: Ns) {
+        match self.life {
+            Life::Starting | Life::Over => {}
+            Life::Stopping(_) => self.finish_stop(),
+            Life::FirstBoot | Life::Serving => {
+                self.scale(now);
+                self.respawn(now);
+                self.finish_first_boot(now);
+                if self.life == Life::Serving {
+                    self.continue_reload(now);
+                    self.replace_one(now);
+                }
+            }
+        }
+    }
+
+    /// When the next [`Event::Tick`] is due, if nothing else happens; later than `now`.
+    pub fn next_deadline(&self, now: Ns) -> Option<Ns> {
+        let children = self.children.values().filter_map(Child::deadline);
+        let slots = self.slots.values().flat_map(|slot| slot.deadlines());
+        let wishes = self.slots.values().any(|slot| slot.wish.is_some());
+        let recycle = self.last_recycle.filter(|_| wishes).map(|last| last + self.plan.recycle_min_interval);
+        children.chain(slots).chain(recycle).filter(|deadline| *deadline > now).min()
+    }
+
+    /// What to tell people.
+    pub fn summary(&self) -> Summary {
+        let token = self.token.as_ref();
+        Summary {
+            ready: self.slots.values().filter(|slot| self.runs(slot.primary)).count() as u32,
+            target: self.target,
+            replacing: token.map(|token| (token.slot, token.reason)),
+            retiring: self.retiring_slot(),
+            state: match (&self.life, &self.reload) {
+                (Life::Starting | Life::FirstBoot, _) => "starting",
+                (Life::Serving, Reload::Idle) => "serving",
+                (Life::Serving, _) => "reloading",
+                (Life::Stopping(_) | Life::Over, _) => "stopping",
+            },
+        }
+    }
+
+    fn log(&mut self, fact: Fact) {
+        self.out.push(Action::Log(fact));
+    }
+
+    fn runs(&self, child: Option<ChildId>) -> bool {
+        child
+            .and_then(|id| self.children.get(&id))
+            .is_some_and(|child| matches!(child.phase, Phase::Running { .. }))
+    }
+
+    /// The fewest ready workers that a voluntary step may leave.
+    fn quorum(&self) -> u32 {
+        self.target.div_ceil(2).max(1)
+    }
+
+    /// The most workers that may drain before another voluntary replacement starts.
+    fn most_drainers(&self) -> usize {
+        (self.target as usize / 2).max(1)
+    }
+}

@@ -1,0 +1,303 @@
+//! Scenes: one rule each, step by step.
+
+use super::world::{GRACEFUL, World, plan};
+use super::{
+    Action, ChildSignal, Event, Fact, Kill, MILLISECOND, Order, RecycleReason, Role, SECOND, SlotId,
+};
+
+fn serving(workers: u32) -> World {
+    let mut world = World::new(workers, 1);
+    world.event(Event::Start);
+    world.boot_all();
+    assert_eq!(world.serving(), workers as usize);
+    world.log.clear();
+    world
+}
+
+fn worker(world: &World, slot: u32) -> super::ChildId {
+    let of_slot = |role: Role| matches!(role, Role::Worker { slot: SlotId(of), .. } if of == slot);
+    let found = world.processes.iter().find(|(_, p)| of_slot(p.role) && p.ready && !p.told());
+    *found.expect("a ready worker").0
+}
+
+fn count(world: &World, wanted: impl Fn(&Action) -> bool) -> usize {
+    world.log.iter().filter(|action| wanted(action)).count()
+}
+
+fn spawns(world: &World) -> usize {
+    count(world, |action| matches!(action, Action::Spawn(_, Role::Worker { .. }, _)))
+}
+
+fn happened(world: &World, action: &Action) -> bool {
+    world.log.contains(action)
+}
+
+#[test]
+fn the_first_boot_migrates_then_starts_all_and_says_ready_once() {
+    let mut world = World::new(2, 1);
+    world.event(Event::Start);
+    assert_eq!(spawns(&world), 0);
+    let migrate = world.child(0).expect("migrate");
+    world.boot(migrate);
+    assert_eq!(spawns(&world), 2);
+    world.boot(world.child(0).expect("first"));
+    assert!(!happened(&world, &Action::AnnounceReady));
+    world.boot_all();
+    assert_eq!(count(&world, |action| *action == Action::AnnounceReady), 1);
+}
+
+#[test]
+fn a_first_boot_that_fails_stops_all_with_code_3_and_a_migration_that_fails_with_1() {
+    let mut world = World::new(2, 1);
+    world.event(Event::Start);
+    let migrate = world.child(0).expect("migrate");
+    world.boot(migrate);
+    let (first, second) = (world.child(0).expect("first"), world.child(1).expect("second"));
+    world.boot(first);
+    world.exit(second, false);
+    assert!(happened(&world, &Action::Signal(first, ChildSignal::Int)));
+    world.exit(first, true);
+    assert_eq!(world.exit.map(|(code, _)| code), Some(3));
+
+    let mut world = World::new(2, 1);
+    world.event(Event::Start);
+    // Leaving without Ready is a failure whatever the exit code says.
+    world.exit(world.child(0).expect("migrate"), true);
+    assert_eq!(world.exit.map(|(code, _)| code), Some(1));
+}
+
+#[test]
+fn a_worker_that_is_never_ready_is_killed_and_tried_again_after_its_back_off() {
+    let mut world = serving(1);
+    world.exit(worker(&world, 0), false);
+    assert_eq!(spawns(&world), 0, "back-off first");
+    world.advance(130 * MILLISECOND);
+    assert_eq!(spawns(&world), 1);
+    world.advance(11 * SECOND);
+    assert!(happened(&world, &Action::CountKill(Kill::Boot)) && happened(&world, &Action::CountCrash));
+    assert_eq!(spawns(&world), 2);
+    world.boot_all();
+    assert_eq!(world.serving(), 1);
+}
+
+#[test]
+fn a_recycling_overlaps_and_the_next_waits_for_the_interval_and_the_drainers() {
+    let mut world = serving(2);
+    let (a, b) = (worker(&world, 0), worker(&world, 1));
+    for child in [a, b] {
+        world.event(Event::WantRecycle(child, RecycleReason::MaxRequests));
+    }
+    assert_eq!(spawns(&world), 1, "one token");
+    assert!(!happened(&world, &Action::SendDrain(a)), "the old one serves until the new one is ready");
+    world.boot_all();
+    assert!(happened(&world, &Action::SendDrain(a)));
+    assert!(happened(&world, &Action::CountRecycle(RecycleReason::MaxRequests)));
+    world.advance(SECOND);
+    assert_eq!(spawns(&world), 1, "the interval");
+    world.advance(2 * SECOND);
+    assert_eq!(spawns(&world), 1, "one of two drains");
+    world.drained_leave();
+    assert_eq!(spawns(&world), 2);
+}
+
+#[test]
+fn a_standby_that_fails_leaves_the_old_worker_alone_and_is_tried_again() {
+    let mut world = serving(2);
+    let old = worker(&world, 0);
+    world.event(Event::WantRecycle(old, RecycleReason::Memory));
+    let standby = *world.processes.keys().last().expect("standby");
+    world.exit(standby, false);
+    assert_eq!(world.serving(), 2);
+    assert!(!world.processes[&old].told());
+    world.advance(3 * SECOND);
+    assert_eq!(spawns(&world), 2);
+}
+
+#[test]
+fn a_worker_that_does_not_drain_is_killed_at_the_graceful_timeout() {
+    let mut world = serving(1);
+    let old = worker(&world, 0);
+    world.event(Event::WantRecycle(old, RecycleReason::Age));
+    world.boot_all();
+    world.advance(GRACEFUL - MILLISECOND);
+    assert!(!happened(&world, &Action::Signal(old, ChildSignal::Kill)));
+    world.advance(2 * MILLISECOND);
+    assert!(happened(&world, &Action::Signal(old, ChildSignal::Kill)));
+}
+
+fn reload(world: &mut World, workers: u32) {
+    world.event(Event::Order(Order::Reload));
+    assert!(std::mem::take(&mut world.loading));
+    world.event(Event::SettingsAccepted { plan: plan(workers), migrate: false });
+}
+
+#[test]
+fn a_reload_rolls_slot_by_slot_without_interval_and_then_scales() {
+    let mut world = serving(2);
+    reload(&mut world, 3);
+    for _ in 0..2 {
+        world.boot_all();
+        world.drained_leave();
+    }
+    assert!(happened(&world, &Action::CommitSettings) && happened(&world, &Action::Target(3)));
+    world.boot_all();
+    assert_eq!(world.serving(), 3);
+    assert!(world.processes.values().all(|process| process.version == 2));
+    assert_eq!(count(&world, |action| *action == Action::CountRecycle(RecycleReason::Reload)), 2);
+}
+
+#[test]
+fn a_reload_whose_worker_does_not_start_is_given_up_and_what_had_moved_moves_back() {
+    let mut world = serving(2);
+    reload(&mut world, 2);
+    world.boot_all();
+    world.drained_leave();
+    let second = *world.processes.keys().last().expect("the second standby");
+    world.exit(second, false);
+    assert!(happened(&world, &Action::DiscardSettings(1)) && !happened(&world, &Action::CommitSettings));
+    assert!(happened(&world, &Action::Log(Fact::ReloadFailed(SlotId(1)))));
+    world.boot_all();
+    world.drained_leave();
+    world.advance(SECOND);
+    assert_eq!(world.serving(), 2);
+    assert!(world.processes.values().all(|process| process.version == 1));
+}
+
+#[test]
+fn reloads_coalesce_to_one_that_waits() {
+    let mut world = serving(1);
+    for _ in 0..5 {
+        world.event(Event::Order(Order::Reload));
+    }
+    let loads = |world: &World| count(world, |action| *action == Action::LoadSettings);
+    assert_eq!(loads(&world), 1);
+    world.event(Event::SettingsRefused);
+    assert_eq!(loads(&world), 2);
+    world.event(Event::SettingsRefused);
+    assert_eq!(loads(&world), 2);
+}
+
+#[test]
+fn another_database_is_migrated_before_any_worker_moves() {
+    let mut world = serving(1);
+    world.event(Event::Order(Order::Reload));
+    world.event(Event::SettingsAccepted { plan: plan(1), migrate: true });
+    assert_eq!(spawns(&world), 0);
+    let migrate = *world.processes.keys().last().expect("migrate");
+    world.exit(migrate, false);
+    assert!(happened(&world, &Action::DiscardSettings(1)));
+    assert_eq!((spawns(&world), world.serving()), (0, 1));
+}
+
+#[test]
+fn ttou_steers_away_waits_and_closes_last() {
+    let mut world = serving(3);
+    world.queue = 2;
+    world.event(Event::Order(Order::FewerWorkers));
+    assert_eq!(world.steering, Some(vec![0, 1]));
+    let leaver = worker(&world, 2);
+    world.advance(10 * SECOND);
+    assert!(!happened(&world, &Action::SendRetire(leaver)), "clients wait in its queue");
+    world.queue = 0;
+    world.advance(2 * SECOND);
+    assert!(!happened(&world, &Action::SendRetire(leaver)), "the grace");
+    world.advance(2 * SECOND);
+    assert!(happened(&world, &Action::SendRetire(leaver)));
+    assert!(!happened(&world, &Action::CloseListener(SlotId(2))), "the worker still accepts");
+    world.advance(100 * MILLISECOND);
+    assert!(happened(&world, &Action::QueryListener(leaver)));
+    world.leave_listener(leaver);
+    assert!(happened(&world, &Action::CloseListener(SlotId(2))));
+    assert_eq!((world.steering.as_ref(), world.kernel.as_slice()), (None, &[SlotId(0), SlotId(1)][..]));
+    assert!(world.processes.contains_key(&leaver), "it finishes what it accepted");
+}
+
+#[test]
+fn ttin_takes_a_ttou_back_until_the_worker_was_told() {
+    let mut world = serving(2);
+    world.event(Event::Order(Order::FewerWorkers));
+    world.advance(SECOND);
+    world.event(Event::Order(Order::MoreWorkers));
+    assert!(happened(&world, &Action::Log(Fact::RetiringCancelled(SlotId(1)))));
+    assert_eq!((world.steering.as_ref(), world.serving()), (None, 2));
+    world.event(Event::Order(Order::FewerWorkers));
+    world.advance(4 * SECOND);
+    assert_eq!(world.serving(), 1);
+    world.event(Event::Order(Order::MoreWorkers));
+    world.boot_all();
+    assert!(happened(&world, &Action::OpenListener(SlotId(2))), "the old socket is on its way out");
+    assert_eq!(world.serving(), 2);
+}
+
+#[test]
+fn the_number_of_workers_has_a_floor_and_a_limit() {
+    let mut world = serving(1);
+    world.event(Event::Order(Order::FewerWorkers));
+    assert!(happened(&world, &Action::Log(Fact::LastWorker)));
+    for _ in 0..5 {
+        world.event(Event::Order(Order::MoreWorkers));
+        world.boot_all();
+    }
+    assert_eq!(world.serving(), 5);
+    assert!(happened(&world, &Action::Log(Fact::NoMoreWorkers(5))));
+}
+
+#[test]
+fn a_full_row_table_makes_a_start_wait_and_is_logged_once() {
+    let mut world = serving(1);
+    // Ten rows: crashes of young workers cost none, workers that never end their drain do.
+    for _ in 0..4 {
+        world.event(Event::Order(Order::MoreWorkers));
+        world.boot_all();
+    }
+    // Four drain at most 2 at a time by recycling; retiring ones are not limited.
+    let mut refused = false;
+    for _ in 0..20 {
+        world.event(Event::Order(Order::FewerWorkers));
+        world.advance(3_200 * MILLISECOND);
+        let told: Vec<_> = world.processes.iter().filter(|(_, p)| p.told()).map(|(id, _)| *id).collect();
+        told.into_iter().for_each(|child| world.leave_listener(child));
+        world.event(Event::Order(Order::MoreWorkers));
+        world.boot_all();
+        refused |= happened(&world, &Action::Log(Fact::NoRowForMore));
+        if refused {
+            break;
+        }
+    }
+    assert!(refused, "TTIN says why it is refused");
+    let victim = worker(&world, 0);
+    let full = world.rows.iter().all(Option::is_some);
+    world.exit(victim, false);
+    world.advance(SECOND);
+    world.boot_all();
+    assert!(full && world.serving() >= 4, "a crash gives its own row back");
+}
+
+#[test]
+fn a_second_term_is_ignored_for_two_seconds_and_then_means_quick() {
+    let mut world = serving(2);
+    let child = worker(&world, 0);
+    world.event(Event::Order(Order::Drain));
+    assert!(
+        happened(&world, &Action::SendRetire(child)) && happened(&world, &Action::CloseListener(SlotId(0)))
+    );
+    world.advance(SECOND);
+    world.event(Event::Order(Order::Drain));
+    assert!(happened(&world, &Action::Log(Fact::TermIgnored)));
+    assert!(!happened(&world, &Action::Signal(child, ChildSignal::Int)));
+    world.advance(2 * SECOND);
+    world.event(Event::Order(Order::Drain));
+    assert!(happened(&world, &Action::Signal(child, ChildSignal::Int)));
+    world.advance(2 * SECOND + MILLISECOND);
+    assert_eq!(world.exit.map(|(code, _)| code), Some(0));
+}
+
+#[test]
+fn int_gives_two_seconds() {
+    let mut world = serving(2);
+    world.event(Event::Order(Order::Quick));
+    world.advance(2 * SECOND - MILLISECOND);
+    assert_eq!(count(&world, |action| matches!(action, Action::Signal(_, ChildSignal::Kill))), 0);
+    world.advance(2 * MILLISECOND);
+    assert_eq!(world.exit.map(|(code, _)| code), Some(0));
+}

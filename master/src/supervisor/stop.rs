@@ -1,0 +1,106 @@
+//! Orders, and the end: drain (TERM) or quick (INT, QUIT), and never longer than the timeout says.
+
+use super::Supervisor;
+use super::event::{Action, ChildId, ChildSignal, Fact, Ns, Order, Role, SECOND};
+use super::group::GroupOrder;
+use super::state::{Life, Phase, Reload, Stop};
+
+/// A second TERM within this time is the first one again: a service manager or a shell signals the process group.
+const TERM_TWICE: Ns = 2 * SECOND;
+/// A quick end: time for a worker to write what it has before it is killed.
+const QUICK_TIMEOUT: Ns = 2 * SECOND;
+
+impl Supervisor {
+    pub(super) fn order(&mut self, order: Order, now: Ns) {
+        match (order, &self.life) {
+            (_, Life::Over) => {}
+            (Order::Quick, Life::Stopping(stop)) if stop.quick => {}
+            (Order::Quick, Life::Stopping(_)) => self.hurry(now),
+            (Order::Quick, _) => self.begin_stop(true, 0, now),
+            (Order::Drain, Life::Stopping(stop)) => {
+                if stop.quick || now < stop.since + TERM_TWICE {
+                    self.log(Fact::TermIgnored);
+                } else {
+                    self.hurry(now);
+                }
+            }
+            (Order::Drain, _) => self.begin_stop(false, 0, now),
+            (_, Life::Stopping(_)) => {}
+            (Order::Reload, _) => self.reload(),
+            (Order::MoreWorkers, _) => self.more_workers(),
+            (Order::FewerWorkers, _) => self.fewer_workers(),
+        }
+    }
+
+    /// Everything leaves; nothing is started any more.
+    pub(super) fn begin_stop(&mut self, quick: bool, code: u8, now: Ns) {
+        if matches!(self.life, Life::Stopping(_) | Life::Over) {
+            return;
+        }
+        self.life = Life::Stopping(Stop { quick, since: now, code });
+        self.log(Fact::Stopping(quick));
+        self.out.push(Action::AnnounceStopping);
+        self.reload = Reload::Idle;
+        self.reload_queued = false;
+        self.token = None;
+        if quick {
+            self.hurry(now);
+        } else {
+            self.drain_all(now);
+        }
+        self.close_listeners();
+    }
+
+    fn drain_all(&mut self, now: Ns) {
+        let deadline = now + self.plan.graceful_timeout;
+        let children: Vec<_> =
+            self.children.iter().map(|(id, child)| (*id, child.role, child.phase)).collect();
+        for (id, role, phase) in children {
+            match (phase, role) {
+                (Phase::Draining { .. } | Phase::Killing(_), _) => {}
+                // Whoever accepts has to take what is queued before the socket goes.
+                (Phase::Running { .. }, Role::Worker { .. }) => {
+                    self.leave(id, Action::SendRetire(id), deadline)
+                }
+                // It serves nobody yet, and may not listen to messages yet.
+                _ => self.leave(id, Action::Signal(id, ChildSignal::Term), deadline),
+            }
+        }
+    }
+
+    /// INT to all that live, and little time.
+    fn hurry(&mut self, now: Ns) {
+        if let Life::Stopping(stop) = &mut self.life {
+            stop.quick = true;
+        }
+        let soon = now + QUICK_TIMEOUT;
+        let deadline = |phase: Phase| match phase {
+            Phase::Killing(_) => None,
+            Phase::Draining { deadline } => Some(deadline.min(soon)),
+            _ => Some(soon),
+        };
+        let children = self.children.iter().filter_map(|(id, child)| Some((*id, deadline(child.phase)?)));
+        for (id, deadline) in children.collect::<Vec<(ChildId, Ns)>>() {
+            self.leave(id, Action::Signal(id, ChildSignal::Int), deadline);
+        }
+    }
+
+    /// The master accepts nothing itself; without its copies new clients are refused at once instead of waiting in a
+    /// queue that nobody will serve.
+    fn close_listeners(&mut self) {
+        let open: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.open).map(|(id, _)| *id).collect();
+        self.out.extend(open.into_iter().map(Action::CloseListener));
+        self.slots.clear();
+        self.group = GroupOrder::default();
+    }
+
+    pub(super) fn finish_stop(&mut self) {
+        if let Life::Stopping(stop) = &self.life
+            && self.children.is_empty()
+        {
+            let code = stop.code;
+            self.life = Life::Over;
+            self.out.push(Action::Exit(code));
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! A simulated world for the supervisor: processes that do anything at any time, a kernel with a reuseport group.
+//!
+//! It carries out the actions, answers them, and writes down every breach of an invariant.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{
+    Action, ChildId, ChildSignal, Config, Event, MILLISECOND, Ns, Order, Plan, Role, SECOND, SlotId,
+    Supervisor,
+};
+
+pub const BOOT: Ns = 10 * SECOND;
+pub const GRACEFUL: Ns = 20 * SECOND;
+const QUICK: Ns = 2 * SECOND;
+
+/// A plan with the timeouts above.
+pub fn plan(workers: u32) -> Plan {
+    Plan { workers, boot_timeout: BOOT, graceful_timeout: GRACEFUL, recycle_min_interval: 2 * SECOND }
+}
+
+/// A simulated process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub role: Role,
+    pub version: u64,
+    spawned: Ns,
+    pub ready: bool,
+    told: Option<Ns>,
+    killed: bool,
+    holds_listener: bool,
+}
+
+impl Process {
+    fn slot(&self) -> Option<SlotId> {
+        match self.role {
+            Role::Worker { slot, .. } => Some(slot),
+            _ => None,
+        }
+    }
+    pub fn told(&self) -> bool {
+        self.told.is_some()
+    }
+    fn serves(&self) -> bool {
+        self.ready && self.told.is_none() && self.slot().is_some()
+    }
+}
+
+/// See the module.
+pub struct World {
+    pub supervisor: Supervisor,
+    pub now: Ns,
+    pub processes: BTreeMap<ChildId, Process>,
+    dead: BTreeSet<ChildId>,
+    pub rows: Vec<Option<ChildId>>,
+    listeners: BTreeSet<SlotId>,
+    pub kernel: Vec<SlotId>,
+    pub steering: Option<Vec<u32>>,
+    told_to_retire: Option<SlotId>,
+    standbys: BTreeSet<ChildId>,
+    pub queue: u32,
+    pub next_spawn_fails: bool,
+    pub next_listener_fails: bool,
+    pub loading: bool,
+    stopping: Option<Ns>,
+    ready_before: usize,
+    quorum_before: usize,
+    pub exit: Option<(u8, Ns)>,
+    pub log: Vec<Action>,
+    pub breaches: Vec<(&'static str, String)>,
+}
+
+impl World {
+    pub fn new(workers: u32, seed: u64) -> World {
+        let rows = 2 * workers as usize + 8;
+        let config = Config { plan: plan(workers), rows, version: 1, companion: false, seed };
+        World {
+            supervisor: Supervisor::new(config),
+            now: SECOND,
+            processes: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            rows: vec![None; rows],
+            listeners: BTreeSet::new(),
+            kernel: Vec::new(),
+            steering: None,
+            told_to_retire: None,
+            standbys: BTreeSet::new(),
+            queue: 0,
+            next_spawn_fails: false,
+            next_listener_fails: false,
+            loading: false,
+            stopping: None,
+            ready_before: 0,
+            quorum_before: 0,
+            exit: None,
+            log: Vec::new(),
+            breaches: Vec::new(),
+        }
+    }
+
+    fn breach(&mut self, broken: bool, invariant: &'static str, what: impl FnOnce() -> String) {
+        if broken {
+            self.breaches.push((invariant, what()));
+        }
+    }
+
+    pub fn serving(&self) -> usize {
+        self.processes.values().filter(|process| process.serves()).count()
+    }
+
+    fn serving_slot(&self, slot: SlotId) -> usize {
+        self.processes.values().filter(|process| process.serves() && process.slot() == Some(slot)).count()
+    }
+
+    pub fn event(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            self.ready_before = self.serving();
+            self.quorum_before = self.supervisor.quorum() as usize;
+            if let Event::Ready(child) = event
+                && let Some(process) = self.processes.get_mut(&child)
+            {
+                process.ready = true;
+                self.standbys.remove(&child);
+            }
+            for action in self.supervisor.step(event, self.now) {
+                self.log.push(action.clone());
+                self.carry_out(action, &mut events);
+                self.check_steering();
+            }
+            let _ = self.supervisor.summary();
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, events: &mut VecDeque<Event>) {
+        match action {
+            Action::OpenListener(slot) if std::mem::take(&mut self.next_listener_fails) => {
+                events.push_back(Event::ListenerFailed(slot));
+            }
+            Action::OpenListener(slot) => {
+                let again = !self.listeners.insert(slot) || self.kernel.contains(&slot);
+                self.breach(again, "I1", || format!("{slot:?} opened twice"));
+                self.kernel.push(slot);
+                events.push_back(Event::ListenerOpened(slot));
+            }
+            Action::CloseListener(slot) => self.close(slot),
+            Action::Spawn(child, role, version) => self.spawn(child, role, version, events),
+            Action::SendDrain(child) => self.drain(child),
+            Action::SendRetire(child) => self.retire(child),
+            Action::Signal(child, signal) => self.signal(child, signal),
+            Action::FreeRow(row) => {
+                let owner = self.rows[row].take();
+                let alive = owner.is_none_or(|owner| self.processes.contains_key(&owner));
+                self.breach(alive, "I4", || format!("row {row} of {owner:?} freed in use or twice"));
+            }
+            Action::Steer(indexes) => {
+                self.breach(indexes.is_empty(), "I1", || "steering at nobody".to_owned());
+                self.steering = Some(indexes);
+            }
+            Action::Unsteer => self.steering = None,
+            Action::QueryQueue(slot) => events.push_back(Event::QueueLength(slot, self.queue)),
+            Action::LoadSettings => self.loading = true,
+            Action::AnnounceStopping => self.stopping = Some(self.now),
+            Action::Exit(code) => {
+                let left = self.processes.len();
+                self.breach(left > 0, "I4", || format!("{left} children left behind"));
+                self.exit = Some((code, self.now));
+            }
+            _ => {}
+        }
+    }
+
+    fn spawn(&mut self, child: ChildId, role: Role, version: u64, events: &mut VecDeque<Event>) {
+        let reused = self.processes.contains_key(&child) || self.dead.contains(&child);
+        self.breach(reused, "I4", || format!("{child:?} was there before"));
+        self.breach(self.stopping.is_some(), "I7", || "a child started while stopping".to_owned());
+        if let Role::Worker { slot, row } = role {
+            let taken = self.rows[row].replace(child);
+            self.breach(taken.is_some(), "I4", || format!("row {row} given to {child:?} and {taken:?}"));
+            let closed = !self.listeners.contains(&slot);
+            self.breach(closed, "I1", || format!("{child:?} started on closed {slot:?}"));
+            if self.serving_slot(slot) > 0 {
+                let others = self.standbys.clone();
+                self.breach(!others.is_empty(), "I3", || format!("{child:?} beside {others:?}"));
+                self.standbys.insert(child);
+            }
+        }
+        if std::mem::take(&mut self.next_spawn_fails) {
+            self.dead.insert(child);
+            self.standbys.remove(&child);
+            events.push_back(Event::SpawnFailed(child));
+            return;
+        }
+        let holds_listener = matches!(role, Role::Worker { .. });
+        let (spawned, ready, told, killed) = (self.now, false, None, false);
+        let process = Process { role, version, spawned, ready, told, killed, holds_listener };
+        self.processes.insert(child, process);
+    }
+
+    fn tell(&mut self, child: ChildId) -> Option<SlotId> {
+        let Some(process) = self.processes.get_mut(&child) else {
+            self.breaches.push(("I4", format!("{child:?} is spoken to after its end")));
+            return None;
+        };
+        process.told = Some(self.now);
+        process.slot()
+    }
+
+    fn drain(&mut self, child: ChildId) {
+        let Some(slot) = self.tell(child) else { return };
+        let alone = self.serving_slot(slot) == 0;
+        self.breach(alone, "I2", || format!("{child:?} was the last on {slot:?}"));
+        let (left, quorum) = (self.serving(), self.quorum_before.min(self.supervisor.quorum() as usize));
+        self.breach(left < quorum.min(self.ready_before), "I5", || format!("{left} left of {quorum}"));
+    }
+
+    fn retire(&mut self, child: ChildId) {
+        let Some(slot) = self.tell(child) else { return };
+        if self.stopping.is_none() {
+            // The target may change within the step, after the order was given.
+            let (left, quorum) = (self.serving(), self.quorum_before.min(self.supervisor.quorum() as usize));
+            self.breach(left < quorum, "I5", || format!("{left} left of {quorum} after retiring {slot:?}"));
+            self.told_to_retire = Some(slot);
+        }
+    }
+
+    fn signal(&mut self, child: ChildId, signal: ChildSignal) {
+        let (now, stopping) = (self.now, self.stopping.is_some());
+        let Some(process) = self.processes.get_mut(&child) else {
+            self.breaches.push(("I4", format!("{child:?} is signalled after its end")));
+            return;
+        };
+        let told = process.told;
+        let early = match (signal, told) {
+            (ChildSignal::Term | ChildSignal::Int, _) => {
+                process.told = told.or(Some(now));
+                !stopping
+            }
+            (ChildSignal::Kill, None) => now < process.spawned + BOOT || process.serves(),
+            (ChildSignal::Kill, Some(told)) => now < told + if stopping { QUICK } else { GRACEFUL },
+        };
+        let twice = process.killed;
+        process.killed |= signal == ChildSignal::Kill;
+        self.breach(early, "I6", || format!("{signal:?} for {child:?} too early"));
+        self.breach(twice, "I6", || format!("{signal:?} for {child:?} after its kill"));
+    }
+
+    fn close(&mut self, slot: SlotId) {
+        let missing = !self.listeners.remove(&slot);
+        self.breach(missing, "I1", || format!("{slot:?} closed twice"));
+        if self.stopping.is_none() {
+            let holders = self.holders(slot);
+            self.breach(holders > 0, "I1", || format!("{slot:?} closed before {holders} workers left it"));
+            let steered_to = self.steering.as_ref().map(|indexes| self.members(indexes));
+            let wrong = steered_to.is_none_or(|members| members.contains(&slot));
+            self.breach(wrong, "I1", || format!("{slot:?} closed while clients may be sent to it"));
+        }
+        self.forget_closed();
+    }
+
+    fn holders(&self, slot: SlotId) -> usize {
+        self.processes
+            .values()
+            .filter(|process| process.holds_listener && process.slot() == Some(slot))
+            .count()
+    }
+
+    fn members(&self, indexes: &[u32]) -> Vec<SlotId> {
+        indexes.iter().filter_map(|index| self.kernel.get(*index as usize).copied()).collect()
+    }
+
+    /// The kernel drops a member with the last copy of its socket; the last member takes its index.
+    fn forget_closed(&mut self) {
+        while let Some(index) =
+            self.kernel.iter().position(|slot| !self.listeners.contains(slot) && self.holders(*slot) == 0)
+        {
+            let slot = self.kernel.swap_remove(index);
+            self.told_to_retire.take_if(|retired| *retired == slot);
+        }
+    }
+
+    fn check_steering(&mut self) {
+        let Some(slot) = self.told_to_retire.filter(|_| self.stopping.is_none()) else { return };
+        let away = self.steering.as_ref().is_some_and(|indexes| {
+            let members = self.members(indexes);
+            !members.contains(&slot) && members.len() == indexes.len()
+        });
+        self.breach(!away, "I1", || format!("clients may still be sent to {slot:?}"));
+    }
+
+    /// A process ends.
+    pub fn exit(&mut self, child: ChildId, clean: bool) {
+        if self.processes.remove(&child).is_some() {
+            let fresh = self.dead.insert(child);
+            self.breach(!fresh, "I4", || format!("{child:?} died twice"));
+            self.standbys.remove(&child);
+            self.forget_closed();
+            self.event(Event::Exited { child, clean });
+        }
+    }
+
+    /// A draining worker closes its copy of the listener.
+    pub fn leave_listener(&mut self, child: ChildId) {
+        if let Some(process) = self.processes.get_mut(&child)
+            && process.told()
+            && std::mem::take(&mut process.holds_listener)
+        {
+            self.forget_closed();
+            self.event(Event::ListenerClosed(child));
+        }
+    }
+
+    pub fn child(&self, pick: usize) -> Option<ChildId> {
+        let count = self.processes.len().max(1);
+        self.processes.keys().nth(pick % count).copied()
+    }
+
+    pub fn boot(&mut self, child: ChildId) {
+        for event in [Event::Hello(child), Event::Ready(child)] {
+            if self.processes.get(&child).is_some_and(|process| !process.ready) {
+                self.event(event);
+            }
+        }
+        if self.processes.get(&child).is_some_and(|process| process.role == Role::Migrate) {
+            self.exit(child, true);
+        }
+    }
+
+    pub fn boot_all(&mut self) {
+        let booting = |p: &Process| !p.ready && !p.killed && !p.told();
+        while let Some(child) = self.processes.iter().find(|(_, p)| booting(p)).map(|(id, _)| *id) {
+            self.boot(child);
+        }
+    }
+
+    pub fn drained_leave(&mut self) {
+        let told: Vec<_> = self.processes.iter().filter(|(_, p)| p.told()).map(|(id, _)| *id).collect();
+        for child in told {
+            self.leave_listener(child);
+            self.exit(child, true);
+        }
+    }
+
+    /// Lets time pass, with every tick that is due; who was killed dies.
+    pub fn advance(&mut self, span: Ns) {
+        let until = self.now + span;
+        loop {
+            while let Some(child) = self.processes.iter().find(|(_, p)| p.killed).map(|(id, _)| *id) {
+                self.exit(child, false);
+            }
+            match self.supervisor.next_deadline(self.now) {
+                Some(deadline) if deadline <= until => {
+                    self.now = deadline;
+                    self.event(Event::Tick);
+                }
+                _ => break,
+            }
+        }
+        self.now = until;
+    }
+
+    /// Ends: TERM, and nobody leaves by itself. The master must be gone within the graceful timeout.
+    pub fn terminate(&mut self) {
+        let since = *self.stopping.get_or_insert(self.now);
+        self.event(Event::Order(Order::Drain));
+        self.advance(GRACEFUL + MILLISECOND);
+        let late = self.exit.is_none_or(|(_, at)| at > since + GRACEFUL);
+        let left: Vec<_> = self.processes.keys().copied().collect();
+        self.breach(late, "I7", || format!("not over in time, {left:?} left"));
+    }
+}

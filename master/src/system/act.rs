@@ -1,0 +1,259 @@
+//! Carrying out the supervisor's actions.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+use forkgate_shared::control::{ControlError, ToChild};
+use forkgate_shared::rows::RowState;
+use forkgate_shared::settings::Settings;
+
+use super::child::{self, Common};
+use super::master::{Master, name};
+use super::poller::Source;
+use super::versions::Version;
+use super::{facts, plan, steering};
+use crate::supervisor::{Action, ChildId, ChildSignal, Event, Role, SlotId};
+
+impl Master {
+    pub(super) fn carry_out(&mut self, action: Action) {
+        let base = self.rows.base();
+        match action {
+            Action::OpenListener(slot) => self.open_listener(slot),
+            Action::CloseListener(slot) => self.listeners.close_slot(slot),
+            Action::Spawn(id, role, version) => self.spawn(id, role, version),
+            Action::SendDrain(id) => self.send(id, &ToChild::Drain),
+            Action::SendRetire(id) => self.send(id, &ToChild::Retire),
+            Action::Signal(id, ChildSignal::Term) => self.signal(id, libc::SIGTERM),
+            Action::Signal(id, ChildSignal::Int) => self.signal(id, libc::SIGINT),
+            Action::Signal(id, ChildSignal::Kill) => self.signal(id, libc::SIGKILL),
+            Action::FreeRow(row) => self.rows.fold(row),
+            Action::Steer(indexes) => self.steer(Some(&indexes)),
+            Action::Unsteer => self.steer(None),
+            Action::QueryQueue(slot) => self.query_queue(slot),
+            Action::QueryListener(id) => self.query_listener(id),
+            Action::LoadSettings => self.load_settings(),
+            Action::ProposeSettings(number) => {
+                if let Some(loaded) = self.loaded.take() {
+                    self.versions.propose(Version { number, ..loaded });
+                }
+            }
+            Action::RollSettings(number) => {
+                base.settings_generation.store(number, Relaxed);
+                self.show_catalog_generation();
+            }
+            Action::CommitSettings => {
+                self.versions.commit();
+                let settings = &self.versions.current().settings;
+                forkgate_shared::log::init(settings.log_format, &settings.log_level, super::LOG_ROLE);
+            }
+            Action::DiscardSettings(number) => {
+                base.settings_generation.store(number, Relaxed);
+                self.refused.get_or_insert("the new settings did not work, see the log".to_owned());
+                self.versions.discard();
+                self.show_catalog_generation();
+            }
+            Action::Target(target) => base.target.store(u64::from(target), Relaxed),
+            Action::CountCrash => drop(base.crashes.fetch_add(1, Relaxed)),
+            Action::CountRecycle(reason) => drop(base.recycles[reason.index()].fetch_add(1, Relaxed)),
+            Action::CountKill(kill) => drop(base.kills[kill as usize].fetch_add(1, Relaxed)),
+            Action::AnnounceReady | Action::AnnounceReloaded => self.notifier.ready(),
+            Action::AnnounceReloading => self.notifier.reloading(),
+            Action::AnnounceStopping => self.notifier.stopping(),
+            Action::Log(fact) => {
+                facts::log(&fact, |id| self.children.get(&id).map_or(0, |child| child.pid));
+            }
+            Action::Exit(code) => self.exit = Some(code),
+        }
+    }
+
+    fn open_listener(&mut self, slot: SlotId) {
+        self.events.push_back(match self.listeners.open_slot(slot) {
+            Ok(()) => Event::ListenerOpened(slot),
+            Err(error) => {
+                tracing::error!(%error, address = %self.listeners.address, "cannot listen for another worker");
+                Event::ListenerFailed(slot)
+            }
+        });
+    }
+
+    fn spawn(&mut self, id: ChildId, role: Role, number: u64) {
+        let started = self.try_spawn(id, role, number);
+        if let Err(error) = started {
+            tracing::error!(%error, "cannot start {}", name(role));
+            self.events.push_back(Event::SpawnFailed(id));
+        }
+    }
+
+    fn try_spawn(&mut self, id: ChildId, role: Role, number: u64) -> io::Result<()> {
+        let version = self
+            .versions
+            .get(number)
+            .ok_or_else(|| io::Error::other("this version of the settings is given up"))?;
+        let mut listener = None;
+        if let Role::Worker { slot, row } = role {
+            self.rows.clear(row);
+            let row = self.rows.row(row);
+            row.slot.store(slot.0, Relaxed);
+            row.settings_generation.store(number, Relaxed);
+            listener = self.listeners.slot(slot);
+        }
+        let common = Common {
+            executable: &self.executable,
+            rows: &self.rows_fd,
+            sessions: &self.sessions,
+            admin: &self.listeners.admin,
+            json: self.demo.as_ref().is_some_and(|demo| demo.json),
+        };
+        let child = child::start(&common, id, role, version, self.versions.catalog(number), listener)?;
+        tracing::debug!(pid = child.pid, generation = id.0, "{} started", name(role));
+        let watched = self.poller.add(&child.pidfd, Source::Ended(id)).and_then(|()| match &child.control {
+            Some(control) => self.poller.add(control, Source::Control(id)),
+            None => Ok(()),
+        });
+        if let Err(error) = watched {
+            let _ = child.pidfd.signal(libc::SIGKILL);
+            let _ = child.pidfd.reap_now();
+            return Err(error);
+        }
+        self.children.insert(id, child);
+        Ok(())
+    }
+
+    /// Says something to a worker; one that does not listen gets the signal that means the same.
+    fn send(&mut self, id: ChildId, message: &ToChild) {
+        let Some(child) = self.children.get(&id) else { return };
+        let sent = child.control.as_ref().is_some_and(|control| control.send(message, None).is_ok());
+        if !sent {
+            self.signal(id, libc::SIGTERM);
+        }
+    }
+
+    fn signal(&self, id: ChildId, signal: i32) {
+        if let Some(child) = self.children.get(&id)
+            && let Err(error) = child.pidfd.signal(signal)
+        {
+            tracing::warn!(pid = child.pid, signal, %error, "a child was not signalled");
+        }
+    }
+
+    fn steer(&self, indexes: Option<&[u32]>) {
+        let Some(member) = self.listeners.any() else { return };
+        let result = match indexes {
+            Some(indexes) => steering::steer(member, indexes),
+            None => steering::unsteer(member),
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "the kernel cannot be told which workers to choose");
+        }
+    }
+
+    fn query_queue(&mut self, slot: SlotId) {
+        if let Some(listener) = self.listeners.slot(slot) {
+            match steering::queue_length(listener) {
+                Ok(length) => self.events.push_back(Event::QueueLength(slot, length)),
+                Err(error) => tracing::warn!(%error, "the accept queue cannot be read"),
+            }
+        }
+    }
+
+    /// A worker says in its row that it drains after it has closed its copy of the listener.
+    fn query_listener(&mut self, id: ChildId) {
+        if let Some(Role::Worker { row, .. }) = self.children.get(&id).map(|child| child.role)
+            && RowState::from_u32(self.rows.row(row).state.load(Relaxed)) == RowState::Draining
+        {
+            self.events.push_back(Event::ListenerClosed(id));
+        }
+    }
+
+    fn load_settings(&mut self) {
+        self.refused = None;
+        let event = match self.read_settings() {
+            Ok(event) => event,
+            Err(why) => {
+                for line in why.lines() {
+                    tracing::error!("reload refused: {line}");
+                }
+                let more = why.lines().count().saturating_sub(1);
+                let first = why.lines().next().unwrap_or_default();
+                let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+                self.refused = Some(format!("{first}{more}"));
+                Event::SettingsRefused
+            }
+        };
+        self.events.push_back(event);
+    }
+
+    /// Reads and compares. What only a restart can change stays as it is.
+    fn read_settings(&mut self) -> Result<Event, String> {
+        let loaded = Settings::load(self.sources.clone()).map_err(|errors| errors.to_string())?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let running = &self.versions.current().settings;
+        let database = loaded.settings.database.clone();
+        let changes = Settings::diff(running, &loaded.settings);
+        for change in &changes {
+            tracing::info!("reload: {change}");
+        }
+        if changes.is_empty() {
+            tracing::info!("reload: no setting differs; the workers are replaced all the same");
+        }
+        let mut settings = loaded.settings.with_fixed_of(running);
+        let migrate = database != running.database;
+        settings.database = database;
+        let plan = plan(&settings);
+        self.loaded =
+            Some(Version::new(0, settings).map_err(|error| format!("cannot seal the settings: {error}"))?);
+        Ok(Event::SettingsAccepted { plan, migrate })
+    }
+
+    /// Keeps a newer catalog and passes it on to every worker of that database.
+    pub(super) fn publish(&mut self, id: ChildId, generation: u64, memfd: Option<OwnedFd>) {
+        let Some(child) = self.children.get(&id) else { return };
+        let (pid, database) = (child.pid, child.database.clone());
+        if let Err(error) = self.versions.publish(&database, generation, memfd) {
+            tracing::warn!(pid, %error, "a catalog is dropped");
+            return;
+        }
+        tracing::info!(generation, pid, "a new catalog");
+        self.show_catalog_generation();
+        let same =
+            |child: &child::Child| child.database == database && matches!(child.role, Role::Worker { .. });
+        let readers: Vec<ChildId> =
+            self.children.iter().filter(|(_, child)| same(child)).map(|(id, _)| *id).collect();
+        for reader in readers {
+            if let Some(child) = self.children.get_mut(&reader) {
+                child.behind = true;
+            }
+            self.send_if_behind(reader);
+        }
+    }
+
+    /// Sends the newest catalog to a child that has not got it; when its socket is full, again when there is room.
+    pub(super) fn send_if_behind(&mut self, id: ChildId) {
+        let Some(child) = self.children.get_mut(&id).filter(|child| child.behind) else { return };
+        let (Some(control), Some(catalog)) = (&child.control, self.versions.catalog_of(&child.database))
+        else {
+            return;
+        };
+        let message = ToChild::Catalog { generation: catalog.generation };
+        let full = match control.send(&message, Some(std::os::fd::AsFd::as_fd(&catalog.memfd))) {
+            Err(ControlError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => true,
+            Err(error) => {
+                tracing::debug!(pid = child.pid, %error, "a catalog was not sent");
+                false
+            }
+            Ok(()) => false,
+        };
+        let waits = std::mem::replace(&mut child.behind, full);
+        if (full || waits) && self.poller.want_write(control, Source::Control(id), full).is_err() {
+            tracing::warn!(pid = child.pid, "a worker keeps an old catalog until it looks for itself");
+        }
+    }
+
+    fn show_catalog_generation(&self) {
+        let catalog = self.versions.catalog(self.versions.newest().number);
+        self.rows.base().catalog_generation.store(catalog.map_or(0, |catalog| catalog.generation), Relaxed);
+    }
+}

@@ -1,0 +1,88 @@
+//! One child process as the shell knows it, and how it is started.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use forkgate_shared::control::ControlSocket;
+use forkgate_shared::descriptors::{ADMIN_LISTENER, CATALOG, CONTROL, LISTENER, ROWS, SESSIONS, SETTINGS};
+
+use super::pidfd::PidFd;
+use super::spawn::{Executable, Request};
+use super::versions::{Catalog, Version};
+use crate::supervisor::{ChildId, Role};
+
+/// A child that is not reaped yet.
+#[derive(Debug)]
+pub struct Child {
+    /// Process id, for people.
+    pub pid: i32,
+    /// The process.
+    pub pidfd: PidFd,
+    /// The master's end; none once the child closed its own.
+    pub control: Option<ControlSocket>,
+    /// What it is for.
+    pub role: Role,
+    /// The database of its settings: whose catalogs it sends and gets.
+    pub database: PathBuf,
+    /// The newest catalog did not fit into its socket and is to be sent when there is room.
+    pub behind: bool,
+}
+
+/// What children are given besides what belongs to their version.
+pub struct Common<'a> {
+    /// The program.
+    pub executable: &'a Executable,
+    /// Shared rows.
+    pub rows: &'a OwnedFd,
+    /// Session table.
+    pub sessions: &'a OwnedFd,
+    /// The admin port's socket.
+    pub admin: &'a OwnedFd,
+    /// `--json` for the demo's companion.
+    pub json: bool,
+}
+
+/// Starts a child.
+pub fn start(
+    common: &Common<'_>,
+    id: ChildId,
+    role: Role,
+    version: &Version,
+    catalog: Option<&Catalog>,
+    listener: Option<&OwnedFd>,
+) -> io::Result<Child> {
+    let (ours, theirs) = ControlSocket::pair()?;
+    let mut descriptors = vec![(theirs.as_fd(), CONTROL), (version.memfd.as_fd(), SETTINGS)];
+    let (args, death_signal): (Vec<String>, i32) = match role {
+        Role::Worker { slot, row } => {
+            let listener = listener.ok_or_else(|| io::Error::other("the slot has no socket"))?;
+            let catalog = catalog.ok_or_else(|| io::Error::other("there is no catalog"))?;
+            descriptors.extend([
+                (common.rows.as_fd(), ROWS),
+                (common.sessions.as_fd(), SESSIONS),
+                (catalog.memfd.as_fd(), CATALOG),
+                (listener.as_fd(), LISTENER),
+                (common.admin.as_fd(), ADMIN_LISTENER),
+            ]);
+            let args = [("--slot", u64::from(slot.0)), ("--row", row as u64), ("--generation", id.0)];
+            let flags = args.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]);
+            (std::iter::once("worker".to_owned()).chain(flags).collect(), libc::SIGTERM)
+        }
+        Role::Migrate => {
+            descriptors.extend([(common.rows.as_fd(), ROWS), (common.sessions.as_fd(), SESSIONS)]);
+            // A half-done migration is rolled back by the database; an orphan that goes on is in nobody's hand.
+            (vec!["migrate".to_owned()], libc::SIGKILL)
+        }
+        Role::Companion => {
+            let json = common.json.then(|| "--json".to_owned());
+            let master = ["--master".to_owned(), std::process::id().to_string()];
+            (std::iter::once("demo-companion".to_owned()).chain(json).chain(master).collect(), libc::SIGTERM)
+        }
+    };
+    let args = args.into_iter().map(OsString::from).collect();
+    let (pid, pidfd) = common.executable.spawn(&Request { args, descriptors, death_signal })?;
+    let database = version.settings.database.clone();
+    Ok(Child { pid, pidfd, control: Some(ours), role, database, behind: false })
+}

@@ -1,0 +1,250 @@
+//! The control socket: operators ask, the master answers; one JSON line each way, never waited for.
+//!
+//! Mode 0600, and the peer must be the master's own user or root. Bounded: clients, bytes, time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use forkgate_shared::status::Status;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::stat::{Mode, umask};
+use serde::{Deserialize, Serialize};
+
+use crate::supervisor::Ns;
+
+/// Clients at once; `ctl` is for people and probes.
+const MAX_CLIENTS: usize = 16;
+/// Longest request. The longest answer is bounded by the row table.
+const MAX_REQUEST: usize = 64 * 1024;
+/// From connect to the end of the answer.
+const TIMEOUT: Ns = 5 * 1_000_000_000;
+/// The socket's name within its directory.
+pub const SOCKET: &str = "ctl.sock";
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// What the master and its workers are doing.
+    Status,
+}
+
+/// What is answered to [`Request::Status`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The master's process id.
+    pub pid: u32,
+    /// `starting`, `serving`, `reloading` or `stopping`.
+    pub state: String,
+    /// The sentence of `systemctl status`.
+    pub sentence: String,
+    /// Seconds since the master started.
+    pub uptime_s: f64,
+    /// The table.
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+/// What is answered to a request that cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Why.
+    pub error: String,
+}
+
+/// Where the control socket is: in `$RUNTIME_DIRECTORY` when systemd made one, else in the state directory.
+pub fn path(runtime_directory: Option<&str>, state_dir: &Path) -> PathBuf {
+    let first = runtime_directory.and_then(|list| list.split(':').next()).filter(|dir| !dir.is_empty());
+    first.map_or(state_dir, Path::new).join(SOCKET)
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+    deadline: Ns,
+}
+
+/// What a turn of a client's connection came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Wait for more to read.
+    Read,
+    /// Wait for room to write.
+    Write,
+    /// It is over: close.
+    Over,
+}
+
+/// The listening socket and its clients; the file is removed when dropped.
+#[derive(Debug)]
+pub struct Ctl {
+    path: PathBuf,
+    listener: UnixListener,
+    clients: BTreeMap<u64, Client>,
+    next: u64,
+}
+
+impl Ctl {
+    /// Listens. A file of that name is a dead master's: the caller holds the lock.
+    pub fn listen(path: &Path) -> io::Result<Ctl> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let listener = listener?;
+        listener.set_nonblocking(true)?;
+        Ok(Ctl { path: path.to_owned(), listener, clients: BTreeMap::new(), next: 0 })
+    }
+
+    /// The listening socket.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Accepts one client, if one may come in; gives its number.
+    pub fn accept(&mut self, now: Ns) -> Option<u64> {
+        let (stream, _) = self.listener.accept().ok()?;
+        if self.clients.len() >= MAX_CLIENTS || !may_ask(&stream) || stream.set_nonblocking(true).is_err() {
+            return None;
+        }
+        let id = self.next;
+        self.next += 1;
+        let client = Client { stream, request: Vec::new(), answer: Vec::new(), deadline: now + TIMEOUT };
+        self.clients.insert(id, client);
+        Some(id)
+    }
+
+    /// A client's descriptor.
+    pub fn client(&self, id: u64) -> Option<BorrowedFd<'_>> {
+        self.clients.get(&id).map(|client| client.stream.as_fd())
+    }
+
+    /// Goes on with a client whose connection is ready; `answer` makes the answer once the request is whole.
+    pub fn turn(&mut self, id: u64, answer: impl FnOnce(&[u8]) -> Vec<u8>) -> Turn {
+        let Some(client) = self.clients.get_mut(&id) else { return Turn::Over };
+        match client.turn(answer) {
+            Ok(Turn::Over) | Err(_) => {
+                self.clients.remove(&id);
+                Turn::Over
+            }
+            Ok(turn) => turn,
+        }
+    }
+
+    /// Closes clients that are over their time.
+    pub fn expire(&mut self, now: Ns) {
+        self.clients.retain(|_, client| client.deadline > now);
+    }
+
+    /// When [`Ctl::expire`] is due.
+    pub fn next_deadline(&self) -> Option<Ns> {
+        self.clients.values().map(|client| client.deadline).min()
+    }
+}
+
+impl Drop for Ctl {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Client {
+    fn turn(&mut self, answer: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<Turn> {
+        while self.answer.is_empty() {
+            let mut bytes = [0u8; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Ok(Turn::Over),
+                Ok(len) => self.request.extend_from_slice(&bytes[..len]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Read),
+                Err(error) => return Err(error),
+            }
+            if let Some(end) = self.request.iter().position(|byte| *byte == b'\n') {
+                self.answer = answer(&self.request[..end]);
+                self.answer.push(b'\n');
+                break;
+            }
+            if self.request.len() > MAX_REQUEST {
+                return Ok(Turn::Over);
+            }
+        }
+        while !self.answer.is_empty() {
+            match self.stream.write(&self.answer) {
+                Ok(len) => drop(self.answer.drain(..len)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Write),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Turn::Over)
+    }
+}
+
+fn may_ask(stream: &UnixStream) -> bool {
+    let peer = getsockopt(stream, PeerCredentials);
+    peer.is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_request_in_pieces_is_answered_once_and_the_file_goes_with_the_socket() {
+        let dir = tempfile::tempdir().expect("dir");
+        let at = path(None, dir.path());
+        fs::write(&at, "left behind").expect("write");
+        let mut ctl = Ctl::listen(&at).expect("listen");
+        assert_eq!(fs::metadata(&at).expect("metadata").permissions().mode() & 0o777, 0o600);
+        let mut client = UnixStream::connect(&at).expect("connect");
+        let id = ctl.accept(0).expect("accept");
+        assert_eq!(ctl.turn(id, |_| panic!("not whole yet")), Turn::Read);
+        client.write_all(b"{\"command\":").expect("write");
+        assert_eq!(ctl.turn(id, |_| panic!("not whole yet")), Turn::Read);
+        client.write_all(b"\"status\"}\nrest").expect("write");
+        let echo = |request: &[u8]| {
+            assert_eq!(serde_json::from_slice::<Request>(request).expect("request"), Request::Status);
+            b"answer".to_vec()
+        };
+        assert_eq!(ctl.turn(id, echo), Turn::Over);
+        let mut answer = [0; 7];
+        client.read_exact(&mut answer).expect("read");
+        assert_eq!(&answer, b"answer\n");
+        drop(ctl);
+        assert!(!at.exists());
+    }
+
+    #[test]
+    fn clients_are_bounded_in_number_size_and_time() {
+        let dir = tempfile::tempdir().expect("dir");
+        let at = path(None, dir.path());
+        let mut ctl = Ctl::listen(&at).expect("listen");
+        let mut clients: Vec<UnixStream> =
+            (0..=MAX_CLIENTS).map(|_| UnixStream::connect(&at).expect("connect")).collect();
+        let ids: Vec<_> = clients.iter().filter_map(|_| ctl.accept(7)).collect();
+        assert_eq!(ids.len(), MAX_CLIENTS);
+        clients[0].write_all(&vec![b'x'; MAX_REQUEST + 4096]).expect("write");
+        assert_eq!(ctl.turn(ids[0], |_| panic!("never whole")), Turn::Over);
+        assert_eq!(ctl.next_deadline(), Some(7 + TIMEOUT));
+        ctl.expire(7 + TIMEOUT);
+        assert_eq!(ctl.next_deadline(), None);
+    }
+
+    #[test]
+    fn the_runtime_directory_comes_first() {
+        let state = Path::new("/state");
+        assert_eq!(path(Some("/run/a:/run/b"), state), Path::new("/run/a/ctl.sock"));
+        assert_eq!(path(Some(""), state), Path::new("/state/ctl.sock"));
+        assert_eq!(path(None, state), Path::new("/state/ctl.sock"));
+    }
+}

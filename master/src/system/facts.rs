@@ -1,0 +1,115 @@
+//! The supervisor's facts as log lines, and its state as one sentence.
+
+use tracing::{error, info, warn};
+
+use crate::supervisor::{ChildId, Fact, Kill, Ns, RecycleReason, Summary};
+
+fn ms(span: Ns) -> u64 {
+    span / 1_000_000
+}
+
+/// Writes one line. `pid` names a child.
+pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
+    match fact {
+        Fact::Ready(child, slot, took) => {
+            info!(slot = slot.0, pid = pid(*child), "worker {} ready in {} ms", slot.0, ms(*took));
+        }
+        Fact::Recycling(slot, reason) => {
+            info!(slot = slot.0, reason = reason.as_str(), "recycling slot {}", slot.0)
+        }
+        Fact::StandbyFailed(slot, wait) => {
+            warn!(slot = slot.0, retry_ms = ms(*wait), "the replacement did not start; the old worker stays");
+        }
+        Fact::BootFailed(slot, wait) => error!(slot = slot.0, retry_ms = ms(*wait), "a worker did not start"),
+        Fact::Crashed(slot, wait) => error!(slot = slot.0, respawn_ms = ms(*wait), "a worker died unasked"),
+        Fact::Killed(child, Kill::Boot) => {
+            error!(pid = pid(*child), "killed: not ready within GATEWAY_BOOT_TIMEOUT");
+        }
+        Fact::Killed(child, Kill::Drain) => {
+            warn!(pid = pid(*child), "killed: still busy when its time to drain was over");
+        }
+        Fact::FirstBootFailed(slot) => error!(slot = slot.0, "a worker did not start at all: giving up"),
+        Fact::MigrateFailed => error!("the database could not be brought up to date; see the lines above"),
+        Fact::CompanionDied => error!("the demo's companion ended: ending the demo"),
+        Fact::RowsFull(slot) => {
+            warn!(
+                slot = slot.0,
+                "no free row of shared memory: this start waits until a worker that drains is gone"
+            );
+        }
+        Fact::NoMoreWorkers(most) => {
+            warn!(
+                most,
+                "TTIN refused: the row table made at start has room for no more workers; set GATEWAY_WORKERS and restart"
+            );
+        }
+        Fact::NoRowForMore => {
+            warn!(
+                "TTIN refused: all rows of shared memory are taken by workers that drain; try again when they are gone"
+            );
+        }
+        Fact::LastWorker => warn!("TTOU refused: one worker stays"),
+        Fact::Retiring(slot) => {
+            info!(slot = slot.0, "retiring slot {}: new connections go to the others", slot.0)
+        }
+        Fact::RetiringCancelled(slot) => info!(slot = slot.0, "slot {} stays", slot.0),
+        Fact::Retired(slot) => info!(slot = slot.0, "slot {} is gone", slot.0),
+        Fact::ListenerFailed(slot) => warn!(slot = slot.0, "no socket for another worker: one fewer"),
+        Fact::ReloadQueued => info!("a reload waits for what runs now"),
+        Fact::ReloadDone(generation) => info!(generation, "the new settings are in force"),
+        Fact::ReloadFailed(slot) => {
+            error!(slot = slot.0, "a worker did not start with the new settings: the old ones stay in force");
+        }
+        Fact::WorkersCapped(asked, most) => {
+            warn!(
+                asked,
+                most,
+                "GATEWAY_WORKERS is more than the row table made at start has room for; restart to have all"
+            );
+        }
+        Fact::TermIgnored => {
+            info!("a second TERM right after the first, or while ending quickly, is ignored")
+        }
+        Fact::Stopping(quick) => info!(quick, "stopping"),
+    }
+}
+
+/// One sentence, such as `2/2 ready, settings generation 3, recycling slot 1: max_requests`. `refused` says why the last
+/// reload was not done.
+pub fn sentence(summary: &Summary, generation: u64, refused: Option<&str>) -> String {
+    let mut text = format!("{}/{} ready, settings generation {generation}", summary.ready, summary.target);
+    if summary.state != "serving" {
+        text = format!("{}: {text}", summary.state);
+    }
+    if let Some((slot, reason)) = &summary.replacing {
+        let verb = if *reason == RecycleReason::Reload { "reloading" } else { "recycling" };
+        text += &format!(", {verb} slot {}: {}", slot.0, reason.as_str());
+    }
+    if let Some(slot) = &summary.retiring {
+        text += &format!(", retiring slot {}", slot.0);
+    }
+    if let Some(why) = refused {
+        text += &format!(", reload refused: {why}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::supervisor::SlotId;
+
+    use super::*;
+
+    #[test]
+    fn the_sentence_says_what_is_going_on() {
+        let calm = Summary { ready: 2, target: 2, replacing: None, retiring: None, state: "serving" };
+        assert_eq!(sentence(&calm, 3, None), "2/2 ready, settings generation 3");
+        let replacing = Some((SlotId(1), RecycleReason::MaxRequests));
+        let busy = Summary { replacing, state: "reloading", retiring: Some(SlotId(2)), ..calm };
+        assert_eq!(
+            sentence(&busy, 3, Some("X")),
+            "reloading: 2/2 ready, settings generation 3, recycling slot 1: max_requests, retiring slot 2, \
+             reload refused: X"
+        );
+    }
+}

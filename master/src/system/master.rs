@@ -1,0 +1,231 @@
+//! The loop: waits, turns what happened into events, carries out the actions. No decision is made here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+
+use forkgate_shared::control::{ControlError, FromChild, Received, VERSION};
+use forkgate_shared::rows::{Rows, monotonic_ns};
+use forkgate_shared::settings::Sources;
+use forkgate_shared::status::Status;
+
+use super::child::Child;
+use super::ctl::{Answer, Ctl, Refusal, Request, Turn};
+use super::listeners::Listeners;
+use super::notify::Notifier;
+use super::pidfd::{Ending, peek_any, reap_unknown};
+use super::poller::{Poller, Source};
+use super::signals::Signals;
+use super::spawn::Executable;
+use super::versions::{Version, Versions};
+use super::{DemoOptions, facts};
+use crate::supervisor::{ChildId, Event, Ns, Role, Supervisor};
+
+/// Messages of one child taken per turn: a child that floods does not keep the others waiting.
+const MESSAGES_PER_TURN: usize = 32;
+/// Children of others taken per turn.
+const UNKNOWN_PER_TURN: usize = 64;
+
+/// Everything the master holds.
+pub struct Master {
+    pub(super) supervisor: Supervisor,
+    pub(super) poller: Poller,
+    pub(super) signals: Signals,
+    pub(super) executable: Executable,
+    pub(super) listeners: Listeners,
+    pub(super) rows: Rows,
+    pub(super) rows_fd: OwnedFd,
+    pub(super) sessions: OwnedFd,
+    pub(super) versions: Versions,
+    /// Read and valid, not yet numbered.
+    pub(super) loaded: Option<Version>,
+    pub(super) sources: Sources,
+    pub(super) children: BTreeMap<ChildId, Child>,
+    pub(super) ctl: Ctl,
+    pub(super) notifier: Notifier,
+    pub(super) demo: Option<DemoOptions>,
+    /// Why the last reload was refused.
+    pub(super) refused: Option<String>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) started: Ns,
+    pub(super) exit: Option<u8>,
+}
+
+impl Master {
+    /// Runs until the supervisor says that it is over; gives the exit code.
+    pub fn run(mut self) -> io::Result<u8> {
+        for fd in self.signals.descriptors() {
+            self.poller.add(fd, Source::Signal)?;
+        }
+        self.poller.add(self.ctl.as_fd(), Source::Ctl)?;
+        self.events.push_back(Event::Start);
+        loop {
+            self.decide();
+            if let Some(code) = self.exit {
+                return Ok(code);
+            }
+            let now = monotonic_ns();
+            let deadlines = [self.supervisor.next_deadline(now), self.ctl.next_deadline()];
+            let next = deadlines.into_iter().flatten().min();
+            for source in self.poller.wait(next.map(|at| at.saturating_sub(now)))? {
+                self.serve(source);
+            }
+            self.ctl.expire(monotonic_ns());
+            self.events.push_back(Event::Tick);
+        }
+    }
+
+    /// Feeds the supervisor until nothing is left to say.
+    fn decide(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            for action in self.supervisor.step(event, monotonic_ns()) {
+                self.carry_out(action);
+            }
+        }
+        let sentence = self.sentence();
+        self.notifier.status(&sentence);
+    }
+
+    pub(super) fn sentence(&self) -> String {
+        let generation = self.versions.current().number;
+        facts::sentence(&self.supervisor.summary(), generation, self.refused.as_deref())
+    }
+
+    fn serve(&mut self, source: Source) {
+        match source {
+            Source::Signal => {
+                let (orders, child) = self.signals.take();
+                self.events.extend(orders.into_iter().map(Event::Order));
+                if child {
+                    self.reap_strangers();
+                }
+            }
+            Source::Ctl => {
+                if let Some(id) = self.ctl.accept(monotonic_ns())
+                    && let Some(client) = self.ctl.client(id)
+                {
+                    let _ = self.poller.add(client, Source::CtlClient(id));
+                }
+            }
+            Source::CtlClient(id) => self.serve_ctl(id),
+            Source::Control(id) => {
+                self.send_if_behind(id);
+                self.hear(id, MESSAGES_PER_TURN);
+            }
+            Source::Ended(id) => self.ended(id),
+        }
+    }
+
+    fn serve_ctl(&mut self, id: u64) {
+        let answer = self.answer();
+        let turn = self.ctl.turn(id, |request| match serde_json::from_slice(request) {
+            Ok(Request::Status) => serde_json::to_vec(&answer).unwrap_or_default(),
+            Err(error) => {
+                let error = format!("request not understood: {error}; known: {{\"command\":\"status\"}}");
+                serde_json::to_vec(&Refusal { error }).unwrap_or_default()
+            }
+        });
+        if turn == Turn::Write
+            && let Some(client) = self.ctl.client(id)
+        {
+            let _ = self.poller.want_write(client, Source::CtlClient(id), true);
+        }
+    }
+
+    fn answer(&self) -> Answer {
+        Answer {
+            pid: std::process::id(),
+            state: self.supervisor.summary().state.to_owned(),
+            sentence: self.sentence(),
+            uptime_s: monotonic_ns().saturating_sub(self.started) as f64 / 1e9,
+            status: Status::read(&self.rows),
+        }
+    }
+
+    /// Takes what a child said, at most `limit` messages.
+    fn hear(&mut self, id: ChildId, limit: usize) {
+        for _ in 0..limit {
+            let Some(child) = self.children.get_mut(&id) else { return };
+            let Some(control) = &child.control else { return };
+            match control.recv::<FromChild>() {
+                Ok(Received::Message(message, fd)) => self.heard(id, message, fd),
+                Ok(Received::WouldBlock) => return,
+                Err(error @ ControlError::Malformed(_)) => {
+                    tracing::warn!(pid = child.pid, %error, "a child's message is dropped");
+                }
+                Ok(Received::EndOfFile) | Err(_) => {
+                    // Its end comes by the pidfd.
+                    self.poller.remove(control);
+                    child.control = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn heard(&mut self, id: ChildId, message: FromChild, fd: Option<OwnedFd>) {
+        let Some(child) = self.children.get(&id) else { return };
+        match message {
+            FromChild::Hello { version: VERSION } => self.events.push_back(Event::Hello(id)),
+            FromChild::Hello { version } => {
+                tracing::error!(
+                    pid = child.pid,
+                    version,
+                    "a child speaks another version of the control messages"
+                );
+                let _ = child.pidfd.signal(libc::SIGKILL);
+            }
+            FromChild::Ready => self.events.push_back(Event::Ready(id)),
+            FromChild::WantRecycle { reason } => self.events.push_back(Event::WantRecycle(id, reason)),
+            FromChild::Catalog { generation } => self.publish(id, generation, fd),
+            FromChild::BootFailed { message } => {
+                tracing::error!(pid = child.pid, "{}: {message}", name(child.role));
+            }
+        }
+    }
+
+    /// A child ended: takes its last words, then reaps it.
+    fn ended(&mut self, id: ChildId) {
+        self.hear(id, MESSAGES_PER_TURN);
+        let Some(child) = self.children.get(&id) else { return };
+        let ending = match child.pidfd.reap() {
+            Ok(Some(ending)) => ending,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(pid = child.pid, %error, "a child was reaped by somebody else");
+                Ending::Code(-1)
+            }
+        };
+        if ending == Ending::Code(0) {
+            tracing::debug!(pid = child.pid, "{} ended", name(child.role));
+        } else {
+            tracing::warn!(pid = child.pid, "{} ended: {ending}", name(child.role));
+        }
+        self.poller.remove(&child.pidfd);
+        self.children.remove(&id);
+        self.events.push_back(Event::Exited { child: id, clean: ending == Ending::Code(0) });
+        self.reap_strangers();
+    }
+
+    /// As pid 1 or subreaper the master gets children that it did not start; their ends mean nothing.
+    fn reap_strangers(&mut self) {
+        for _ in 0..UNKNOWN_PER_TURN {
+            match peek_any() {
+                Ok(Some(pid)) if !self.children.values().any(|child| child.pid == pid) => {
+                    tracing::debug!(pid, "reaped a child of somebody else");
+                    let _ = reap_unknown(pid);
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+/// The words for logs.
+pub(super) fn name(role: Role) -> String {
+    match role {
+        Role::Migrate => "migrate".to_owned(),
+        Role::Companion => "demo-companion".to_owned(),
+        Role::Worker { slot, .. } => format!("worker {}", slot.0),
+    }
+}

@@ -1,0 +1,161 @@
+//! The supervisor's shell: the world as events, actions as system calls.
+//!
+//! One thread and one epoll instance over signals, pidfds, control sockets and the control clients; no client of the gateway is
+//! ever read. It must be the main thread: the kernel tells a child of its parent's death when the *thread* that
+//! started it ends (prctl(2), `PR_SET_PDEATHSIG`).
+
+mod act;
+mod child;
+pub mod ctl;
+mod facts;
+mod listeners;
+mod master;
+mod notify;
+mod pidfd;
+mod poller;
+mod signals;
+mod spawn;
+mod state_dir;
+mod steering;
+mod versions;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use forkgate_shared::rows::{Rows, monotonic_ns};
+use forkgate_shared::settings::{Loaded, Settings, Sources};
+
+use crate::supervisor::{Config, Ns, Plan, Supervisor};
+use listeners::{ListenError, Listeners};
+use master::Master;
+use state_dir::{StateDir, StateDirError};
+use versions::{Version, Versions};
+
+/// The session table's name within the state directory.
+const SESSIONS_FILE: &str = "sessions.table";
+/// Who writes the master's log lines.
+const LOG_ROLE: &str = "master";
+/// Version of the settings at start.
+const FIRST_VERSION: u64 = 1;
+
+/// What `serve` and `demo` start.
+pub struct ServeOptions {
+    /// Where the settings come from; read again at SIGHUP.
+    pub sources: Sources,
+    /// What they are now.
+    pub loaded: Loaded,
+    /// Runs the demo's companion too.
+    pub demo: Option<DemoOptions>,
+}
+
+/// How the demo reports.
+#[derive(Clone, Debug)]
+pub struct DemoOptions {
+    /// One JSON line instead of text.
+    pub json: bool,
+}
+
+/// Why the master does not start.
+#[derive(Debug, thiserror::Error)]
+enum SetupError {
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("cannot make the control socket {path}: {source}", path = .path.display())]
+    Ctl { path: PathBuf, source: io::Error },
+    #[error("cannot open the session table {path}: {source}; remove it to start with no sessions", path = .path.display())]
+    Sessions { path: PathBuf, source: io::Error },
+    #[error("cannot {doing}: {source}")]
+    Io { doing: &'static str, source: io::Error },
+}
+
+/// Runs the master on the calling thread, which must be the process's main thread, until everything has ended.
+///
+/// Exit codes: 0 after TERM, INT or QUIT; 3 when a worker could not start at all; 1 otherwise. Logging is begun by the
+/// caller.
+pub fn run(options: ServeOptions) -> ExitCode {
+    let settings = options.loaded.settings.clone();
+    // Dropped last: whoever gets the lock finds nothing of ours.
+    let state_dir = StateDir::lock(&settings.state_dir);
+    let code = state_dir.map_err(SetupError::from).and_then(|state_dir| {
+        let master = set_up(options)?;
+        let code = master.run().map_err(|source| SetupError::Io { doing: "wait for events", source });
+        drop(state_dir);
+        code
+    });
+    match code {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
+    let doing = |doing| move |source| SetupError::Io { doing, source };
+    let started = monotonic_ns();
+    let settings = options.loaded.settings;
+    // First: it keeps the numbers free that children find their descriptors under.
+    let executable = spawn::Executable::own().map_err(doing("open the own executable"))?;
+    let signals = signals::Signals::install().map_err(doing("install signal handlers"))?;
+    let listeners = Listeners::open(settings.bind, settings.admin_bind, settings.backlog, settings.workers)?;
+    tracing::info!(
+        address = %listeners.address, admin = %settings.admin_bind, workers = settings.workers, "listening"
+    );
+    let (rows, rows_fd) =
+        Rows::create(Rows::capacity_for(settings.workers)).map_err(doing("make the row table"))?;
+    rows.base().settings_generation.store(FIRST_VERSION, Relaxed);
+    let sessions_path = settings.state_dir.join(SESSIONS_FILE);
+    let sessions = forkgate_shared::sessions::create_file(&sessions_path)
+        .map_err(|source| SetupError::Sessions { path: sessions_path.clone(), source })?;
+    let ctl_path = ctl::path(std::env::var("RUNTIME_DIRECTORY").ok().as_deref(), &settings.state_dir);
+    let ctl = ctl::Ctl::listen(&ctl_path).map_err(|source| SetupError::Ctl { path: ctl_path, source })?;
+    let notifier = notify::Notifier::new(std::env::var_os(notify::NOTIFY_SOCKET))
+        .map_err(doing("reach the service manager named by NOTIFY_SOCKET"))?;
+    let supervisor = Supervisor::new(Config {
+        plan: plan(&settings),
+        rows: rows.capacity(),
+        version: FIRST_VERSION,
+        companion: options.demo.is_some(),
+        seed: rand::random(),
+    });
+    let version = Version::new(FIRST_VERSION, settings).map_err(doing("seal the settings"))?;
+    Ok(Master {
+        supervisor,
+        poller: poller::Poller::new().map_err(doing("make an epoll instance"))?,
+        signals,
+        executable,
+        listeners,
+        rows,
+        rows_fd,
+        sessions: sessions.into(),
+        versions: Versions::new(version),
+        loaded: None,
+        sources: options.sources,
+        children: BTreeMap::new(),
+        ctl,
+        notifier,
+        demo: options.demo,
+        refused: None,
+        events: VecDeque::new(),
+        started,
+        exit: None,
+    })
+}
+
+/// The settings that decisions depend on.
+fn plan(settings: &Settings) -> Plan {
+    let ns = |duration: Duration| Ns::try_from(duration.as_nanos()).unwrap_or(Ns::MAX / 4);
+    Plan {
+        workers: settings.workers,
+        boot_timeout: ns(settings.boot_timeout),
+        graceful_timeout: ns(settings.graceful_timeout),
+        recycle_min_interval: ns(settings.recycle_min_interval),
+    }
+}

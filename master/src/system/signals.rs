@@ -1,0 +1,93 @@
+//! Signals as bytes of a socket: a handler may do nothing but write.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use signal_hook::SigId;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU};
+use signal_hook::low_level::{pipe, unregister};
+
+use crate::supervisor::Order;
+
+/// What the signals mean; the same one twice before it is read counts once or twice, as the kernel likes.
+const ORDERS: [(i32, Option<Order>); 7] = [
+    (SIGCHLD, None),
+    (SIGHUP, Some(Order::Reload)),
+    (SIGTERM, Some(Order::Drain)),
+    (SIGINT, Some(Order::Quick)),
+    (SIGQUIT, Some(Order::Quick)),
+    (SIGTTIN, Some(Order::MoreWorkers)),
+    (SIGTTOU, Some(Order::FewerWorkers)),
+];
+
+/// The receiving ends, one per signal; the handlers are there as long as this is.
+#[derive(Debug)]
+pub struct Signals {
+    ends: Vec<(UnixStream, Option<Order>)>,
+    handlers: Vec<SigId>,
+}
+
+impl Signals {
+    /// Installs the handlers.
+    pub fn install() -> io::Result<Signals> {
+        let mut signals = Signals { ends: Vec::new(), handlers: Vec::new() };
+        for (signal, order) in ORDERS {
+            let (read, write) = UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            signals.handlers.push(pipe::register(signal, write)?);
+            signals.ends.push((read, order));
+        }
+        Ok(signals)
+    }
+
+    /// What to wait on.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.ends.iter().map(|(end, _)| end.as_fd())
+    }
+
+    /// What arrived since the last call: orders, and whether a child may have ended.
+    pub fn take(&mut self) -> (Vec<Order>, bool) {
+        let (mut orders, mut child) = (Vec::new(), false);
+        // Far more than can arrive between two turns, and a bound.
+        let mut bytes = [0u8; 64];
+        for (end, order) in &mut self.ends {
+            let count = end.read(&mut bytes).unwrap_or(0);
+            match order {
+                // Steps are counted; everything else is the same when said twice.
+                Some(order @ (Order::MoreWorkers | Order::FewerWorkers)) => {
+                    orders.extend(std::iter::repeat_n(*order, count));
+                }
+                Some(order) => orders.extend((count > 0).then_some(*order)),
+                None => child |= count > 0,
+            }
+        }
+        (orders, child)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for handler in self.handlers.drain(..) {
+            unregister(handler);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use signal_hook::low_level::raise;
+
+    use super::*;
+
+    #[test]
+    fn steps_are_counted_and_other_orders_are_not() {
+        let mut signals = Signals::install().expect("install");
+        for signal in [SIGTTIN, SIGTTIN, SIGHUP, SIGHUP, SIGTTOU] {
+            raise(signal).expect("raise");
+        }
+        let (orders, _) = signals.take();
+        assert_eq!(orders, [Order::Reload, Order::MoreWorkers, Order::MoreWorkers, Order::FewerWorkers]);
+        assert_eq!(signals.take().0, []);
+    }
+}
