@@ -1,0 +1,51 @@
+//! The black-box tests: one binary, one file per idea.
+
+mod auth;
+mod bytes;
+mod claims;
+mod cli;
+mod clients;
+mod crash;
+mod demo;
+mod eras;
+mod harness;
+mod lossless;
+mod memory;
+mod orphans;
+mod recycles;
+mod registry;
+mod reload;
+mod rows;
+mod sessions;
+mod settings;
+mod systemd;
+
+use std::process::ExitCode;
+
+use forkgate_tests::runner::{self, Test};
+
+fn main() -> ExitCode {
+    let all: Vec<Test> = [
+        harness::TESTS,
+        claims::TESTS,
+        settings::TESTS,
+        cli::TESTS,
+        demo::TESTS,
+        auth::TESTS,
+        clients::TESTS,
+        eras::TESTS,
+        bytes::TESTS,
+        sessions::TESTS,
+        registry::TESTS,
+        reload::TESTS,
+        lossless::TESTS,
+        crash::TESTS,
+        orphans::TESTS,
+        memory::TESTS,
+        rows::TESTS,
+        recycles::TESTS,
+        systemd::TESTS,
+    ]
+    .concat();
+    runner::main(&all)
+}

@@ -1,0 +1,187 @@
+//! Runs the tests: one after another, each in a process of its own with a deadline; what a test leaves behind is ended
+//! and counts as its failure.
+//!
+//! `forkgate [--list] [NAME …]`: only tests whose name contains one of the words. The last line is
+//! `N passed, N failed, N skipped`. A failed test keeps its directory, with FORKGATE_KEEP=1 every test does.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::skip::{self, Verdict};
+use crate::{paths, process, wait};
+
+/// A test: what it is called, what it proves, how long it may take, what it does.
+#[derive(Clone, Copy)]
+pub struct Test {
+    /// Unique name; `claims.toml` refers to it.
+    pub name: &'static str,
+    /// Deadline; doubled in the longer form.
+    pub limit: Duration,
+    /// The test.
+    pub run: fn() -> Verdict,
+}
+
+/// Lines of a failed test's log that are shown.
+const SHOWN_LINES: usize = 120;
+/// Exit status of a test process that skips.
+const SKIPPED: i32 = 77;
+/// How long what a test started may take to end after the test has.
+const GRACE: Duration = Duration::from_secs(2);
+/// The longer form's deadlines are this many times as long.
+const SOAK_FACTOR: u32 = 12;
+
+enum Outcome {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+/// Prints a line that is shown also when the test passes.
+#[macro_export]
+macro_rules! note {
+    ($($part:tt)*) => { println!("note: {}", format_args!($($part)*)) };
+}
+
+/// The name of the running test.
+pub fn current_test() -> String {
+    std::env::args().nth(2).unwrap_or_else(|| "none".to_owned())
+}
+
+/// The entry point of the test binary.
+pub fn main(tests: &[Test]) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name] = arguments.as_slice()
+        && flag == "--run-one"
+    {
+        return run_one(tests.iter().find(|test| test.name == name).expect("the runner names a known test"));
+    }
+    if arguments.iter().any(|argument| argument == "--list") {
+        tests.iter().for_each(|test| println!("{}", test.name));
+        return ExitCode::SUCCESS;
+    }
+    let words: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let chosen =
+        |test: &&Test| words.is_empty() || words.iter().any(|word| test.name.contains(word.as_str()));
+    run_all(&tests.iter().filter(chosen).copied().collect::<Vec<_>>())
+}
+
+/// In the test's own process.
+fn run_one(test: &Test) -> ExitCode {
+    match catch_unwind(AssertUnwindSafe(test.run)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(reason)) => {
+            println!("skip: {reason}");
+            ExitCode::from(SKIPPED as u8)
+        }
+        Err(_) => ExitCode::from(101),
+    }
+}
+
+fn run_all(tests: &[Test]) -> ExitCode {
+    process::adopt_orphans();
+    let pinned = skip::pinned();
+    let (mut passed, mut failed, mut skipped) = (0, Vec::new(), 0);
+    for test in tests {
+        let started = Instant::now();
+        let directory = paths::of_test(test.name);
+        let outcome = match in_own_process(test, &directory) {
+            Outcome::Skipped(reason) if skip::in_ci() && pinned.contains_key(test.name) => {
+                Outcome::Failed(format!("skipped, but CI must run it: {reason}"))
+            }
+            outcome => outcome,
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        match outcome {
+            Outcome::Passed => {
+                passed += 1;
+                println!("PASS {} ({seconds:.1} s)", test.name);
+                show_notes(&directory);
+                if !keeping() {
+                    let _ = std::fs::remove_dir_all(&directory);
+                }
+            }
+            Outcome::Skipped(reason) => {
+                skipped += 1;
+                println!("SKIP {}: {reason}", test.name);
+            }
+            Outcome::Failed(why) => {
+                failed.push(test.name);
+                println!("FAIL {} ({seconds:.1} s): {why}", test.name);
+                show_log(&directory);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        println!("\nfailed: {}", failed.join(" "));
+    }
+    println!("\n{passed} passed, {} failed, {skipped} skipped", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// True when also the directories of tests that passed are to stay.
+fn keeping() -> bool {
+    std::env::var_os("FORKGATE_KEEP").is_some()
+}
+
+fn in_own_process(test: &Test, directory: &Path) -> Outcome {
+    let _ = std::fs::remove_dir_all(directory);
+    std::fs::create_dir_all(directory).expect("the target directory is writable");
+    let log = File::create(directory.join("log")).expect("the target directory is writable");
+    let mut child = Command::new(std::env::current_exe().expect("the runner has a path"))
+        .args(["--run-one", test.name])
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a descriptor is free"))
+        .stderr(log)
+        .spawn()
+        .expect("the runner can start itself");
+    let limit = if paths::soaking() { test.limit * SOAK_FACTOR } else { test.limit };
+    let status = wait::within(limit, || child.try_wait().expect("the child is ours"));
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let pid = child.id();
+    if status.is_some() {
+        wait::within(GRACE, || process::descendants(std::process::id()).is_empty().then_some(()));
+    }
+    let left = process::clear_descendants();
+    match status {
+        None => Outcome::Failed(format!("not done within {} s", limit.as_secs())),
+        Some(status) if status.code() == Some(SKIPPED) => Outcome::Skipped(skip_reason(directory)),
+        Some(status) if !status.success() => Outcome::Failed(format!("{status}")),
+        Some(_) if !left.is_empty() => Outcome::Failed(format!("processes left behind: {}", left.join(", "))),
+        Some(_) => {
+            if !keeping() {
+                paths::remove_short(pid);
+            }
+            Outcome::Passed
+        }
+    }
+}
+
+fn log_text(directory: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(directory.join("log")).unwrap_or_default()).into_owned()
+}
+
+fn skip_reason(directory: &Path) -> String {
+    let text = log_text(directory);
+    text.lines().rev().find_map(|line| line.strip_prefix("skip: ")).unwrap_or("no reason given").to_owned()
+}
+
+fn show_notes(directory: &Path) {
+    for note in log_text(directory).lines().filter_map(|line| line.strip_prefix("note: ")) {
+        println!("     {note}");
+    }
+}
+
+fn show_log(directory: &Path) {
+    let text = log_text(directory);
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(SHOWN_LINES);
+    lines[from..].iter().for_each(|line| println!("     | {line}"));
+    println!("     (all of it: {})", directory.display());
+}

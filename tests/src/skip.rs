@@ -1,0 +1,85 @@
+//! Skips: a test that cannot run here says why; `skips.toml` pins the ones that must run in CI.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use crate::paths;
+
+/// Why a test cannot run here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Skip(pub String);
+
+/// What a test gives: it passed, or it cannot run here. It fails by panicking.
+pub type Verdict = Result<(), Skip>;
+
+fn skip<T>(reason: impl Into<String>) -> Result<T, Skip> {
+    Err(Skip(reason.into()))
+}
+
+/// The interpreter of a virtual environment, `py1` or `py2`.
+pub fn python(venv: &str) -> Result<PathBuf, Skip> {
+    let python = paths::python(venv);
+    if python.exists() {
+        Ok(python)
+    } else {
+        skip(format!("no PyPI `mcp` in tests/.cache/{venv} (tests/run makes it)"))
+    }
+}
+
+/// Node with the packages of `tests/node`.
+pub fn node() -> Result<PathBuf, Skip> {
+    if !runs("node", &["--version"]) {
+        return skip("node is not installed");
+    }
+    let modules = paths::tests().join("node/node_modules/@modelcontextprotocol/sdk");
+    if modules.exists() {
+        Ok(paths::tests().join("node"))
+    } else {
+        skip("tests/node/node_modules is missing (npm ci)")
+    }
+}
+
+/// Root and systemd-container, for a real systemd.
+pub fn systemd() -> Result<(), Skip> {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("a real systemd needs root");
+    }
+    for tool in ["systemd-nspawn", "nsenter"] {
+        if !runs(tool, &["--version"]) {
+            return skip(format!("{tool} is not installed (apt-get install systemd-container util-linux)"));
+        }
+    }
+    Ok(())
+}
+
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+#[derive(Deserialize)]
+struct Pins {
+    never_skip_in_ci: BTreeMap<String, String>,
+}
+
+/// Tests that fail when they would be skipped and `CI=true`, each with what it needs.
+pub fn pinned() -> BTreeMap<String, String> {
+    let path = paths::tests().join("skips.toml");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    toml::from_str::<Pins>(&text)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .never_skip_in_ci
+}
+
+/// True where a pinned skip is a failure.
+pub fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
+}
