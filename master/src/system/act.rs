@@ -186,11 +186,12 @@ impl Master {
 
     /// Reads and compares. What only a restart can change stays as it is.
     fn read_settings(&mut self) -> Result<Event, String> {
-        let loaded = Settings::load(self.sources.clone()).map_err(|errors| errors.to_string())?;
+        let running = &self.versions.current().settings;
+        let loaded =
+            Settings::load_over(running, self.sources.clone()).map_err(|errors| errors.to_string())?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let running = &self.versions.current().settings;
         let database = loaded.settings.database.clone();
         let changes = Settings::diff(running, &loaded.settings);
         for change in &changes {

@@ -55,6 +55,15 @@ impl Settings {
         load_for(&sources, &Machine::read())
     }
 
+    /// The same for a running gateway: a database that it uses already may be away, it serves on without.
+    pub fn load_over(running: &Settings, sources: Sources) -> Result<Loaded, SettingsErrors> {
+        let (loaded, mut problems) = assemble(&sources, &Machine::read());
+        if loaded.settings.database == running.database {
+            problems.retain(|problem| !matches!(problem, Problem::NoDatabaseDirectory(_)));
+        }
+        if problems.is_empty() { Ok(loaded) } else { Err(SettingsErrors { problems }) }
+    }
+
     /// The state directory alone, for commands that talk to a running gateway and need no other setting: problems of
     /// the others are ignored.
     pub fn state_dir_of(sources: &Sources) -> Result<PathBuf, SettingsErrors> {
@@ -75,6 +84,12 @@ impl Settings {
 
 /// [`Settings::load`] with the machine given.
 pub fn load_for(sources: &Sources, machine: &Machine) -> Result<Loaded, SettingsErrors> {
+    let (loaded, problems) = assemble(sources, machine);
+    if problems.is_empty() { Ok(loaded) } else { Err(SettingsErrors { problems }) }
+}
+
+/// What the sources make, and everything that is wrong with it.
+fn assemble(sources: &Sources, machine: &Machine) -> (Loaded, Vec<Problem>) {
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let tiers = sources.read(&mut problems);
     check_names(&tiers, &mut problems, &mut warnings);
@@ -97,10 +112,7 @@ pub fn load_for(sources: &Sources, machine: &Machine) -> Result<Loaded, Settings
         origins.insert(setting.name, provenance.unwrap_or(default));
     }
     let settings = draft.finish(sources, machine, &failed, &mut problems, &mut warnings);
-    match problems.is_empty() {
-        true => Ok(Loaded { settings, origins, warnings }),
-        false => Err(SettingsErrors { problems }),
-    }
+    (Loaded { settings, origins, warnings }, problems)
 }
 
 /// Takes the strongest value of a setting; none when nobody gave one.
