@@ -65,7 +65,18 @@ impl Installed {
         let systemd = Systemd::boot(&directory, &[paths::root().join("systemd").join(UNIT)]);
         systemd.copy(&paths::forkgate(), &unit.executable);
         systemd.copy(&paths::fastup(), "/usr/local/bin/fastup");
+        // What the unit's comments tell an administrator to do.
+        systemd.must(&[
+            "useradd",
+            "--system",
+            "--no-create-home",
+            "--shell",
+            "/usr/sbin/nologin",
+            "forkgate",
+        ]);
         systemd.write(&unit.env_file, &env_text(1_000_000, 0));
+        systemd.must(&["chown", "root:forkgate", &unit.env_file]);
+        systemd.must(&["chmod", "640", &unit.env_file]);
         systemd.write(
             &format!("/etc/systemd/system/{UPSTREAM_UNIT}"),
             &format!("[Service]\nExecStart=/usr/local/bin/fastup --listen 127.0.0.1:{UPSTREAM_PORT}\n"),
@@ -143,7 +154,9 @@ fn mission() -> Verdict {
     report.assert_nothing_lost();
     assert_eq!(installed.systemd.property(UNIT, "ActiveState"), "active");
     assert_eq!(installed.systemd.property(UNIT, "NRestarts"), "0");
-    assert!(installed.systemd.property(UNIT, "StatusText").contains("worker"), "STATUS= says something");
+    let said = installed.systemd.property(UNIT, "StatusText");
+    note!("systemctl status says: {said}");
+    assert!(said.contains('2'), "STATUS= says how many workers there are: {said:?}");
     stops_cleanly(&installed);
     Ok(())
 }

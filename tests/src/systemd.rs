@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::paths;
+use crate::{paths, process};
 
 /// A booted systemd; powered off when it goes out of scope.
 pub struct Systemd {
@@ -12,15 +12,16 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// Where a test's box is: not below the test's own directory, which may be removed while something is mounted here.
+    /// Where this test's box is: not below the test's own directory, which may be removed while something is mounted
+    /// here, and another one for each run, for two may run at once.
     pub fn directory(test: &str) -> PathBuf {
-        PathBuf::from(format!("/run/forkgate-tests-{test}"))
+        PathBuf::from(format!("/run/forkgate-tests-{test}-{}", std::process::id()))
     }
 
-    /// Boots, after it has cleared what a run that was killed left there.
+    /// Boots, after it has cleared what runs that were killed left.
     pub fn boot(directory: &Path, units: &[PathBuf]) -> Systemd {
+        clear_left_boxes();
         let systemd = Systemd { directory: directory.to_path_buf() };
-        let _ = systemd.script("stop").status();
         let status = systemd.script("start").args(units).status().expect("tests/systemd-box is executable");
         assert!(status.success(), "no systemd: {}", systemd.boot_log());
         systemd
@@ -108,6 +109,19 @@ impl Systemd {
     /// An address in the box's private loopback network.
     pub fn address(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
+    }
+}
+
+/// Ends the boxes whose test is gone.
+fn clear_left_boxes() {
+    for entry in std::fs::read_dir("/run").expect("/run exists").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix("forkgate-tests-")
+            .and_then(|rest| rest.rsplit_once('-')?.1.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !process::alive(pid)) {
+            let _ = Systemd { directory: entry.path() };
+        }
     }
 }
 
