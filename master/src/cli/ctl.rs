@@ -100,7 +100,8 @@ fn ask(candidates: &[PathBuf]) -> Result<(String, Answer), CtlError> {
 
 fn exchange(path: &Path) -> io::Result<String> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-    socket.connect_timeout(&SockAddr::unix(path)?, TIMEOUT)?;
+    let (_directory, name) = ctl::short_name(path)?;
+    socket.connect_timeout(&SockAddr::unix(name)?, TIMEOUT)?;
     let mut stream = UnixStream::from(std::os::fd::OwnedFd::from(socket));
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;

@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use forkgate_shared::status::Status;
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,18 @@ pub struct Ctl {
     next: u64,
 }
 
+/// A short name for a socket whose path may be long: an address holds 108 bytes (unix(7)), a path more. The name is
+/// good for as long as the descriptor is open.
+pub fn short_name(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    let (Some(directory), Some(file)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = open(directory, flags, Mode::empty())?;
+    let name = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(file);
+    Ok((directory, name))
+}
+
 impl Ctl {
     /// Listens. A file of that name is a dead master's: the caller holds the lock.
     pub fn listen(path: &Path) -> io::Result<Ctl> {
@@ -98,8 +111,9 @@ impl Ctl {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        let (_directory, name) = short_name(path)?;
         let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(path);
+        let listener = UnixListener::bind(name);
         umask(before);
         let listener = listener?;
         listener.set_nonblocking(true)?;
@@ -222,6 +236,18 @@ mod tests {
         assert_eq!(&answer, b"answer\n");
         drop(ctl);
         assert!(!at.exists());
+    }
+
+    #[test]
+    fn a_path_may_be_longer_than_an_address_of_a_socket() {
+        let dir = tempfile::tempdir().expect("dir");
+        let deep = dir.path().join("d".repeat(200));
+        fs::create_dir(&deep).expect("directory");
+        let at = path(None, &deep);
+        let mut ctl = Ctl::listen(&at).expect("listen");
+        let (_directory, name) = short_name(&at).expect("name");
+        let _client = UnixStream::connect(name).expect("connect");
+        assert!(at.exists() && ctl.accept(0).is_some());
     }
 
     #[test]

@@ -153,8 +153,9 @@ async fn detached<G: Ground>(ground: &Rc<G>, call: Call) -> Result<Response<Body
     let (sender, answer) = oneshot::channel();
     let ground = Rc::clone(ground);
     task::spawn("legacy call", async move {
-        // Nobody waits any more: the call was made all the same.
-        let _ = sender.send(call.run(&ground).await);
+        // Boxed: what is handed to the event loop is then small and cheap to move. If nobody waits any more, the call was
+        // made all the same.
+        let _ = sender.send(Box::pin(call.run(&ground)).await);
     });
     answer.await.unwrap_or_else(|_| Err(Failure::Internal("the call ended without an answer".to_owned())))
 }

@@ -16,7 +16,7 @@ use crate::catalog::{UpstreamEntry, UpstreamEra};
 /// request does not meet a connection that is just being closed.
 pub const IDLE: Duration = Duration::from_secs(4);
 /// Idle connections kept per upstream; more are closed when they become idle.
-const MAX_IDLE: usize = 64;
+const MAX_IDLE: usize = 256;
 
 /// An upstream, as this worker sees it.
 pub struct Peer {
