@@ -1,4 +1,5 @@
-//! Hundreds of recycles leave no trace in the master: descriptors, memory, threads and children stay flat.
+//! Recycling: by age; and hundreds of recycles leave no trace in the master: descriptors, memory, threads and children
+//! stay flat.
 
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
 use forkgate_tests::{note, paths, wait};
 
-pub const TESTS: &[Test] =
-    &[Test { name: "recycles_leave_no_trace_in_the_master", limit: Duration::from_secs(180), run: no_trace }];
+pub const TESTS: &[Test] = &[
+    Test { name: "old_workers_are_replaced", limit: Duration::from_secs(60), run: old_workers },
+    Test { name: "recycles_leave_no_trace_in_the_master", limit: Duration::from_secs(180), run: no_trace },
+];
 
 /// Recycles before the first measurement: allocators and caches have their working size then.
 const WARM: u64 = 40;
@@ -52,6 +55,21 @@ fn recycle(gateway: &Gateway, more: u64) {
         gateway.status().recycles.max_requests >= wanted || load.lost() > 0
     });
     load.stop().assert_nothing_lost();
+}
+
+fn old_workers() -> Verdict {
+    let gateway =
+        Setup::new().set("GATEWAY_WORKER_LIFETIME", "1s").set("GATEWAY_RECYCLE_MIN_INTERVAL", "0.1").start();
+    let _upstream = gateway.with_fast_upstream();
+    let load = Load::start(Plan::mixed(gateway.address, gateway.federated(), "fast__echo"));
+    let first: Vec<u32> = gateway.status().workers.iter().map(|worker| worker.pid).collect();
+    let status = wait::until("every first worker to be replaced", Duration::from_secs(30), || {
+        Some(gateway.status()).filter(|now| now.workers.iter().all(|worker| !first.contains(&worker.pid)))
+    });
+    load.stop().assert_nothing_lost();
+    assert!(status.recycles.age >= 2 && status.crashes == 0, "{status:?}");
+    gateway.stop();
+    Ok(())
 }
 
 fn no_trace() -> Verdict {

@@ -9,7 +9,7 @@ use crate::paths;
 pub struct Claim {
     /// Where it is made, for instance `README.md`.
     pub source: String,
-    /// The promise, in the words of the source.
+    /// The promise, word for word as it stands in the source (line breaks aside).
     pub claim: String,
     /// Names of the tests that prove it.
     pub tests: Vec<String>,
@@ -18,6 +18,15 @@ pub struct Claim {
 #[derive(Deserialize)]
 struct File {
     claim: Vec<Claim>,
+}
+
+impl Claim {
+    /// True when the source makes this promise in these words.
+    pub fn is_made(&self) -> bool {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        std::fs::read_to_string(paths::root().join(&self.source))
+            .is_ok_and(|source| words(&source).contains(&words(&self.claim)))
+    }
 }
 
 /// All promises.
