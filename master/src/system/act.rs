@@ -192,7 +192,6 @@ impl Master {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let database = loaded.settings.database.clone();
         let changes = Settings::diff(running, &loaded.settings);
         for change in &changes {
             tracing::info!("reload: {change}");
@@ -200,9 +199,8 @@ impl Master {
         if changes.is_empty() {
             tracing::info!("reload: no setting differs; the workers are replaced all the same");
         }
-        let mut settings = loaded.settings.with_fixed_of(running);
-        let migrate = database != running.database;
-        settings.database = database;
+        let settings = loaded.settings.with_fixed_of(running);
+        let migrate = settings.database != running.database;
         let plan = plan(&settings);
         self.loaded =
             Some(Version::new(0, settings).map_err(|error| format!("cannot seal the settings: {error}"))?);

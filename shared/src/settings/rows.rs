@@ -172,8 +172,7 @@ const STATE: &[Setting] = &[
         |s| database_url::show(&s.database),
         "The registry. SQLAlchemy's spellings work, with or without a driver; this version knows SQLite only.",
     )
-    .shown(Shown::Url)
-    .fixed(),
+    .shown(Shown::Url),
 ];
 
 const ACCESS: &[Setting] = &[

@@ -425,7 +425,7 @@ fn every_field_belongs_to_a_setting_and_shows_what_it_reads() {
     assert!(Settings::diff(&before, &reloaded).iter().all(|change| !change.needs_restart));
     let fixed = table::all().filter(|s| s.reload == Reload::NeedsRestart).map(|s| s.name);
     assert_eq!(waiting, fixed.collect::<Vec<_>>());
-    assert_eq!(Settings::diff(&reloaded, &after).len(), waiting.len() + 1, "and the hosts of the address");
+    assert_eq!(Settings::diff(&reloaded, &after).len(), waiting.len() + 2, "hosts and database too");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::paging::Query;
 use super::reply::{ApiError, deleted, json_response};
 use super::shape::{AUDIT, Shape};
 use crate::auth::Principal;
-use crate::edge::body::Body;
+use crate::body::Body;
 use crate::gateway::Shared;
 use crate::registry::change::{self, ChangeError, Offer};
 use crate::registry::credentials::Credentials;

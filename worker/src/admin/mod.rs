@@ -20,7 +20,7 @@ use http::request::Parts;
 use http::{Method, Response};
 
 use crate::auth::{Action, Object, Principal, may};
-use crate::edge::body::Body;
+use crate::body::Body;
 use crate::gateway::Shared;
 use crate::lifecycle::task;
 use crate::registry::Registry;

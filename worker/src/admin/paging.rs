@@ -10,7 +10,7 @@ use serde_json::json;
 use super::fields::canonical;
 use super::reply::{ApiError, json_response};
 use super::shape::Shape;
-use crate::edge::body::Body;
+use crate::body::Body;
 use crate::registry::records::Page;
 
 /// ContextForge's default page.

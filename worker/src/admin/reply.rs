@@ -1,4 +1,4 @@
-//! Answers of the API, and the one place where its errors get their HTTP status.
+//! Answers of the API, and what its errors are for the table of failures.
 //!
 //! An error's body has ContextForge's `detail` and `message`; the text names what is wrong, where, and what to do.
 
@@ -7,7 +7,8 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::edge::body::Body;
+use crate::body::Body;
+use crate::failure::{Cause, Era, Retry, Row};
 use crate::registry::RegistryError;
 use crate::registry::change::ChangeError;
 
@@ -100,36 +101,37 @@ impl ApiError {
         ApiError::Unprocessable { field: field.into(), problem: problem.into() }
     }
 
-    fn status(&self) -> StatusCode {
+    /// Why, for the table of failures.
+    fn cause(&self) -> Cause {
         match self {
-            ApiError::Forbidden { .. } => StatusCode::FORBIDDEN,
-            ApiError::NoSuchPath { .. } | ApiError::NotFound { .. } => StatusCode::NOT_FOUND,
-            ApiError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            ApiError::Unprocessable { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            ApiError::Unreachable { .. } => StatusCode::BAD_GATEWAY,
-            ApiError::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            ApiError::Interrupted => StatusCode::INTERNAL_SERVER_ERROR,
+            ApiError::Forbidden { .. } => Cause::Forbidden,
+            ApiError::NoSuchPath { .. } | ApiError::NotFound { .. } => Cause::NotFound,
+            ApiError::MethodNotAllowed { .. } => Cause::MethodNotAllowed,
+            ApiError::Unprocessable { .. } => Cause::Unprocessable,
+            ApiError::Unreachable { .. } => Cause::BadGateway,
+            ApiError::Busy => Cause::Unavailable,
+            ApiError::Interrupted => Cause::Internal,
             ApiError::Change(error) => match error {
                 ChangeError::Registry(RegistryError::Locked)
                 | ChangeError::GatewayTaken { .. }
                 | ChangeError::ServerTaken(_)
-                | ChangeError::Collision { .. } => StatusCode::CONFLICT,
+                | ChangeError::Collision { .. } => Cause::Conflict,
                 ChangeError::Registry(RegistryError::Away { .. } | RegistryError::Database(_)) => {
-                    StatusCode::SERVICE_UNAVAILABLE
+                    Cause::Unavailable
                 }
                 ChangeError::Registry(
                     RegistryError::Compile(_) | RegistryError::CompilerDied | RegistryError::Damaged(_),
-                ) => StatusCode::INTERNAL_SERVER_ERROR,
-                ChangeError::NotFound { .. } => StatusCode::NOT_FOUND,
-                ChangeError::NoSuchItem { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-                ChangeError::TooMany(..) => StatusCode::BAD_GATEWAY,
+                ) => Cause::Internal,
+                ChangeError::NotFound { .. } => Cause::NotFound,
+                ChangeError::NoSuchItem { .. } => Cause::Unprocessable,
+                ChangeError::TooMany(..) => Cause::BadGateway,
             },
         }
     }
 
     /// The answer that is this error.
     pub fn into_response(self) -> Response<Body> {
-        let status = self.status();
+        let Row { status, retry, .. } = self.cause().row(Era::Modern);
         let message = self.to_string();
         // An upstream that does not answer is its administrator's matter, and its URL may hold a key.
         if status.is_server_error() && !matches!(self, ApiError::Unreachable { .. }) {
@@ -149,8 +151,8 @@ impl ApiError {
         if let ApiError::MethodNotAllowed { allow, .. } = self {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Retry::After(seconds) = retry {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

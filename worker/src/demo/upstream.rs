@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::offer::{self, Outcome};
-use crate::edge::body::Body;
+use crate::body::Body;
 use crate::lifecycle::task;
 
 /// The modern revision.

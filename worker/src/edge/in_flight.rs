@@ -13,8 +13,8 @@ use http::header::CONNECTION;
 use http::{HeaderValue, Method, Response};
 use http_body::{Frame, SizeHint};
 
-use super::body::Body;
 use super::serve::{Edge, Port};
+use crate::body::Body;
 use crate::lifecycle::recycle;
 use crate::net::activity::{Activity, LABEL};
 

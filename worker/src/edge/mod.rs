@@ -4,7 +4,6 @@
 //! `may` → body (`limits`) → protocol, admin API or one of our own answers. Whatever is turned down on the way is a
 //! [`refusal::Refusal`].
 
-pub mod body;
 mod host;
 mod in_flight;
 mod limits;

@@ -1,4 +1,4 @@
-//! What is turned down at the door: one table of cause → status, text, headers.
+//! What is turned down at the door: texts and headers; the status is the table of failures'.
 //!
 //! Bodies are `{"detail": "…"}` as ContextForge's; on an MCP path the text also stands in a JSON-RPC error without id,
 //! which is what MCP clients show.
@@ -8,11 +8,9 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
-use super::body::Body;
 use crate::auth::AuthError;
-
-/// JSON-RPC's "invalid request": the request did not get as far as a method.
-const INVALID_REQUEST: i32 = -32600;
+use crate::body::Body;
+use crate::failure::{Cause, Era};
 
 /// Why a request goes no further than the edge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,32 +60,33 @@ pub enum Reader {
 }
 
 impl Refusal {
-    /// The HTTP status.
-    pub fn status(&self) -> StatusCode {
+    /// Why, for the table of failures.
+    pub fn cause(&self) -> Cause {
         match self {
-            Refusal::NoSuchPath(_) => StatusCode::NOT_FOUND,
-            Refusal::NoSuchMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
-            Refusal::WrongOrigin(_) | Refusal::NotAllowed(_) => StatusCode::FORBIDDEN,
-            Refusal::NoPrincipal(_) => StatusCode::UNAUTHORIZED,
-            Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::SlowBody => StatusCode::REQUEST_TIMEOUT,
-            Refusal::BrokenBody => StatusCode::BAD_REQUEST,
+            Refusal::NoSuchPath(_) => Cause::NotFound,
+            Refusal::NoSuchMethod(_) => Cause::MethodNotAllowed,
+            Refusal::WrongHost(_) => Cause::WrongHost,
+            Refusal::WrongOrigin(_) | Refusal::NotAllowed(_) => Cause::Forbidden,
+            Refusal::NoPrincipal(_) => Cause::NotAuthenticated,
+            Refusal::BodyTooLarge(_) => Cause::BodyTooLarge,
+            Refusal::SlowBody => Cause::BodyTooSlow,
+            Refusal::BrokenBody => Cause::BodyBroken,
         }
     }
 
     /// The whole answer.
     pub fn answer(&self, reader: Reader) -> Response<Body> {
         let detail = self.to_string();
+        let row = self.cause().row(Era::Modern);
         let body = match reader {
             Reader::Rest => json!({ "detail": detail }),
             Reader::Mcp => json!({
                 "jsonrpc": "2.0",
-                "error": { "code": INVALID_REQUEST, "message": detail },
+                "error": { "code": row.code, "message": detail },
                 "detail": detail,
             }),
         };
-        let mut response = json_answer(self.status(), body.to_string());
+        let mut response = json_answer(row.status, body.to_string());
         let headers = response.headers_mut();
         match self {
             Refusal::NoPrincipal(AuthError::Missing) => {
@@ -146,7 +145,7 @@ mod tests {
             (Refusal::BrokenBody, 400, "incomplete"),
         ];
         for (refusal, status, words) in table {
-            assert_eq!(refusal.status().as_u16(), status, "{refusal:?}");
+            assert_eq!(refusal.answer(Reader::Rest).status().as_u16(), status, "{refusal:?}");
             let rest = text(refusal.answer(Reader::Rest));
             assert!(rest["detail"].as_str().expect("detail").contains(words), "{rest}");
             let mcp = text(refusal.answer(Reader::Mcp));

@@ -16,13 +16,13 @@ use hyper::service::service_fn;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::body::Body;
 use super::host::HostPolicy;
 use super::in_flight::{Answer, InFlight};
 use super::limits::{discard, read_body};
 use super::refusal::{Reader, Refusal, json_answer};
 use super::routes::{self, Route};
 use crate::auth::{self, Action, AuthError, Object, Principal};
+use crate::body::Body;
 use crate::catalog::Endpoint;
 use crate::gateway::Shared;
 use crate::lifecycle::task;

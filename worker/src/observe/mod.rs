@@ -7,7 +7,7 @@ use forkgate_shared::status::Status;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 
-use crate::edge::body::Body;
+use crate::body::Body;
 use crate::edge::refusal::json_answer;
 use crate::gateway::Gateway;
 

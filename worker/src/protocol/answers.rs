@@ -5,8 +5,8 @@ use http::{HeaderValue, Response, header};
 
 use super::envelope::quote;
 use super::era::MODERN_VERSIONS;
+use crate::body::Body;
 use crate::catalog::{Kind, UpstreamEntry};
-use crate::edge::body::Body;
 use crate::failure::Era;
 
 /// `serverInfo` of the gateway.

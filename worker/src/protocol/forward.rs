@@ -12,8 +12,8 @@ use super::params::Params;
 use super::relay::{self, Reading};
 use super::rewrite::{Forwarded, Plan};
 use crate::auth::Principal;
+use crate::body::Body;
 use crate::catalog::{Endpoint, Target, UpstreamEra, View};
-use crate::edge::body::Body;
 use crate::failure::{Era, Failure};
 use crate::upstream::Built;
 

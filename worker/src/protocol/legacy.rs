@@ -21,8 +21,8 @@ use super::relay::Reading;
 use super::rewrite::Forwarded;
 use super::{Ground, streams};
 use crate::auth::Principal;
+use crate::body::Body;
 use crate::catalog::Endpoint;
-use crate::edge::body::Body;
 use crate::failure::{Era, Failure};
 use crate::lifecycle::task;
 

@@ -32,8 +32,8 @@ use http::{Method, Response};
 use self::answers::Offer;
 use self::envelope::{Envelope, Malformed};
 use crate::auth::{self, Action, Object, Principal};
+use crate::body::Body;
 use crate::catalog::{Endpoint, View};
-use crate::edge::body::Body;
 use crate::failure::{Era, Failure};
 use crate::gateway::{Gateway, Shared};
 use crate::lifecycle::Lifecycle;
@@ -83,7 +83,9 @@ impl Ground for Gateway {
         catalog.view(endpoint)?;
         let upstreams = catalog.upstreams().map(|upstream| &**upstream);
         Some(match endpoint {
-            Endpoint::Upstream(name) => Offer::of(upstreams.filter(|upstream| upstream.name == *name), true),
+            Endpoint::Upstream(name) => {
+                Offer::of(upstreams.filter(|upstream| upstream.name == *name || upstream.slug == *name), true)
+            }
             Endpoint::Federated | Endpoint::Server(_) => Offer::of(upstreams, false),
         })
     }

@@ -19,8 +19,8 @@ use super::params::Params;
 use super::relay::Reading;
 use super::rewrite::Forwarded;
 use crate::auth::Principal;
+use crate::body::Body;
 use crate::catalog::Endpoint;
-use crate::edge::body::Body;
 use crate::failure::{Era, Failure};
 
 const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";

@@ -9,8 +9,8 @@ use http::{HeaderName, HeaderValue, Response, header};
 use std::time::Duration;
 
 use super::rewrite::{Incoming, Plan};
+use crate::body::{Body, StreamWriter};
 use crate::catalog::UpstreamEra;
-use crate::edge::body::{Body, StreamWriter};
 use crate::failure::{Era, Failure};
 use crate::lifecycle::task;
 use crate::upstream::exchange::Events;

@@ -19,9 +19,11 @@ use super::levels;
 use super::params::Params;
 use super::splice::Splice;
 use crate::catalog::{UpstreamEntry, UpstreamEra};
-use crate::failure::{
-    Era, Failure, HEADER_MISMATCH, LEGACY_RESOURCE_NOT_FOUND, MISSING_CAPABILITY, UNSUPPORTED_VERSION,
+use crate::failure::table::{
+    HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, METHOD_NOT_FOUND,
+    MISSING_CAPABILITY, UNSUPPORTED_VERSION, status_of_upstream_code,
 };
+use crate::failure::{Era, Failure};
 use crate::upstream::UpstreamError;
 use crate::upstream::probe::modern_meta;
 
@@ -34,9 +36,6 @@ const MODERN_REQUEST_KEYS: [&str; 4] = [
     "io.modelcontextprotocol/clientCapabilities",
     "io.modelcontextprotocol/logLevel",
 ];
-const INVALID_PARAMS: i64 = -32602;
-const METHOD_NOT_FOUND: i64 = -32601;
-const INTERNAL_ERROR: i64 = -32603;
 /// URL elicitation of 2025-11-25, which 2026-07-28 forbids to emit.
 const URL_ELICITATION_REQUIRED: i64 = -32042;
 
@@ -254,12 +253,7 @@ impl Plan {
         if let Some(raw) = raw.filter(|_| theirs != code) {
             splice.replace(raw.get(), theirs.to_string());
         }
-        let status = match (self.era, theirs) {
-            (Era::Modern, METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
-            (Era::Modern, MISSING_CAPABILITY) => StatusCode::BAD_REQUEST,
-            _ => StatusCode::OK,
-        };
-        Incoming::Response(splice.finish(), status, Outcome::RpcError)
+        Incoming::Response(splice.finish(), status_of_upstream_code(self.era, theirs), Outcome::RpcError)
     }
 
     /// An upstream's error code in the client's era.

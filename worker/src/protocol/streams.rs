@@ -10,7 +10,7 @@ use http::Response;
 
 use super::Ground;
 use super::relay::{KEEPALIVE, event_stream};
-use crate::edge::body::Body;
+use crate::body::Body;
 use crate::lifecycle::task;
 
 /// First version whose clients can read an event that has `retry` and no data; older ones take it for a message.

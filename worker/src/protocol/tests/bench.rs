@@ -18,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 use crate::auth::Principal;
+use crate::body::Body;
 use crate::catalog::{Endpoint, Kind, Target, UpstreamEntry, UpstreamEra, View};
-use crate::edge::body::Body;
 use crate::failure::Era;
 use crate::lifecycle::{Lifecycle, task};
 use crate::protocol::answers::Offer;
