@@ -4,15 +4,21 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use forkgate_tests::gateway::{STOP_LIMIT, Setup};
+use forkgate_tests::gateway::{STOP_LIMIT, Setup, Status};
 use forkgate_tests::http::Request;
 use forkgate_tests::process::Signal;
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
+use forkgate_tests::wait;
 
 pub const TESTS: &[Test] = &[
     Test { name: "exit_code_64_for_wrong_usage", limit: Duration::from_secs(20), run: wrong_usage },
     Test { name: "exit_code_0_after_term_int_and_quit", limit: Duration::from_secs(90), run: orderly_ends },
+    Test {
+        name: "signals_without_a_meaning_change_nothing",
+        limit: Duration::from_secs(60),
+        run: meaningless_signals,
+    },
     Test {
         name: "exit_code_3_when_a_worker_cannot_boot",
         limit: Duration::from_secs(60),
@@ -59,6 +65,27 @@ fn orderly_ends() -> Verdict {
         let status = gateway.wait_exit(STOP_LIMIT);
         assert_eq!(status.code(), Some(0), "after {signal}: {status}");
     }
+    Ok(())
+}
+
+/// Other servers of this kind reopen logs on USR1 and upgrade on USR2; their default would end the master.
+fn meaningless_signals() -> Verdict {
+    let gateway = Setup::new().start();
+    let before = gateway.wait_settled();
+    for (signal, name) in [
+        (Signal::SIGUSR1, "USR1"),
+        (Signal::SIGUSR2, "USR2"),
+        (Signal::SIGWINCH, "WINCH"),
+        (Signal::SIGALRM, "ALRM"),
+    ] {
+        gateway.signal(signal);
+        let said = format!("signal={name}");
+        wait::until_true(&said, STOP_LIMIT, || gateway.log_text().contains(&said));
+    }
+    let after = gateway.wait_settled();
+    let pids = |status: &Status| status.workers.iter().map(|worker| worker.pid).collect::<Vec<_>>();
+    assert_eq!(pids(&before), pids(&after));
+    gateway.stop();
     Ok(())
 }
 

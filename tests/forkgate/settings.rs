@@ -170,6 +170,12 @@ fn missing_or_weak_secret_is_refused() -> Verdict {
         lines.iter().any(|line| line.contains("GATEWAY_JWT_SECRET") && line.contains("openssl rand"))
             || lines.iter().any(|line| line.contains("GATEWAY_JWT_SECRET=$("));
     assert!(shows_how, "the line shows how to make a secret: {lines:#?}");
+    let pipe = Setup::new().bare_command().args(["check", "--env-file", "/dev/stdin"]).output();
+    let lines = error_lines(&pipe.expect("the binary starts"));
+    assert!(
+        lines.len() == 1 && lines[0].contains("not a regular file"),
+        "a pipe is read once only: {lines:#?}"
+    );
     for weak in ["short", "changeme", "my-test-key"] {
         assert_refused(&Setup::new().set("GATEWAY_JWT_SECRET", weak), weak, "GATEWAY_JWT_SECRET");
     }

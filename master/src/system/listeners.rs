@@ -137,6 +137,7 @@ fn patiently<T>(
     deadline: Instant,
     mut bind: impl FnMut() -> io::Result<T>,
 ) -> Result<T, ListenError> {
+    let mut told = false;
     loop {
         match bind() {
             Ok(socket) => return Ok(socket),
@@ -144,7 +145,13 @@ fn patiently<T>(
                 return Err(ListenError::Io { name, address, source: error });
             }
             Err(_) if Instant::now() >= deadline => return Err(ListenError::InUse { name, address }),
-            Err(_) => sleep(ADDRESS_RETRY),
+            Err(_) => {
+                if !std::mem::replace(&mut told, true) {
+                    let patience_s = ADDRESS_PATIENCE.as_secs();
+                    tracing::info!(%address, patience_s, "the address is in use; trying again for some seconds");
+                }
+                sleep(ADDRESS_RETRY);
+            }
         }
     }
 }

@@ -89,7 +89,10 @@ pub fn run(options: ServeOptions) -> ExitCode {
         code
     });
     match code {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => {
+            tracing::info!(code, "stopped");
+            ExitCode::from(code)
+        }
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE

@@ -5,26 +5,43 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU};
+use signal_hook::consts::{
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
+};
 use signal_hook::low_level::{pipe, unregister};
 
 use crate::supervisor::Order;
 
+/// What a signal means.
+#[derive(Clone, Copy, Debug)]
+enum Meaning {
+    /// For the supervisor.
+    Order(Order),
+    /// A child may have ended.
+    Child,
+    /// Nothing here. Other servers of this kind reopen logs or upgrade by it, and its default would end the master.
+    Nothing(&'static str),
+}
+
 /// What the signals mean; the same one twice before it is read counts once or twice, as the kernel likes.
-const ORDERS: [(i32, Option<Order>); 7] = [
-    (SIGCHLD, None),
-    (SIGHUP, Some(Order::Reload)),
-    (SIGTERM, Some(Order::Drain)),
-    (SIGINT, Some(Order::Quick)),
-    (SIGQUIT, Some(Order::Quick)),
-    (SIGTTIN, Some(Order::MoreWorkers)),
-    (SIGTTOU, Some(Order::FewerWorkers)),
+const MEANINGS: [(i32, Meaning); 11] = [
+    (SIGCHLD, Meaning::Child),
+    (SIGHUP, Meaning::Order(Order::Reload)),
+    (SIGTERM, Meaning::Order(Order::Drain)),
+    (SIGINT, Meaning::Order(Order::Quick)),
+    (SIGQUIT, Meaning::Order(Order::Quick)),
+    (SIGTTIN, Meaning::Order(Order::MoreWorkers)),
+    (SIGTTOU, Meaning::Order(Order::FewerWorkers)),
+    (SIGUSR1, Meaning::Nothing("USR1")),
+    (SIGUSR2, Meaning::Nothing("USR2")),
+    (SIGWINCH, Meaning::Nothing("WINCH")),
+    (SIGALRM, Meaning::Nothing("ALRM")),
 ];
 
 /// The receiving ends, one per signal; the handlers are there as long as this is.
 #[derive(Debug)]
 pub struct Signals {
-    ends: Vec<(UnixStream, Option<Order>)>,
+    ends: Vec<(UnixStream, Meaning)>,
     handlers: Vec<SigId>,
 }
 
@@ -32,11 +49,11 @@ impl Signals {
     /// Installs the handlers.
     pub fn install() -> io::Result<Signals> {
         let mut signals = Signals { ends: Vec::new(), handlers: Vec::new() };
-        for (signal, order) in ORDERS {
+        for (signal, meaning) in MEANINGS {
             let (read, write) = UnixStream::pair()?;
             read.set_nonblocking(true)?;
             signals.handlers.push(pipe::register(signal, write)?);
-            signals.ends.push((read, order));
+            signals.ends.push((read, meaning));
         }
         Ok(signals)
     }
@@ -51,15 +68,19 @@ impl Signals {
         let (mut orders, mut child) = (Vec::new(), false);
         // Far more than can arrive between two turns, and a bound.
         let mut bytes = [0u8; 64];
-        for (end, order) in &mut self.ends {
+        for (end, meaning) in &mut self.ends {
             let count = end.read(&mut bytes).unwrap_or(0);
-            match order {
+            match *meaning {
                 // Steps are counted; everything else is the same when said twice.
-                Some(order @ (Order::MoreWorkers | Order::FewerWorkers)) => {
-                    orders.extend(std::iter::repeat_n(*order, count));
+                Meaning::Order(order @ (Order::MoreWorkers | Order::FewerWorkers)) => {
+                    orders.extend(std::iter::repeat_n(order, count));
                 }
-                Some(order) => orders.extend((count > 0).then_some(*order)),
-                None => child |= count > 0,
+                Meaning::Order(order) => orders.extend((count > 0).then_some(order)),
+                Meaning::Child => child |= count > 0,
+                Meaning::Nothing(name) if count > 0 => {
+                    tracing::info!(signal = name, "this signal has no meaning here and is ignored");
+                }
+                Meaning::Nothing(_) => {}
             }
         }
         (orders, child)

@@ -70,6 +70,7 @@ impl StateDir {
         let failed = |source| StateDirError::Io { path: path.to_owned(), source };
         make_private(path)?;
         let deadline = Instant::now() + patience;
+        let mut told = false;
         loop {
             match try_lock(&path.join(LOCK)).map_err(failed)? {
                 Some(lock) => return Ok(StateDir { path: path.to_owned(), _lock: lock }),
@@ -77,7 +78,13 @@ impl StateDir {
                     let pid = fs::read_to_string(path.join(LOCK)).unwrap_or_default().trim().to_owned();
                     return Err(StateDirError::Locked { path: path.to_owned(), pid });
                 }
-                None => sleep(RETRY),
+                None => {
+                    if !std::mem::replace(&mut told, true) {
+                        let patience_s = patience.as_secs();
+                        tracing::info!(state_dir = %path.display(), patience_s, "another master runs here; waiting for its end");
+                    }
+                    sleep(RETRY);
+                }
             }
         }
     }

@@ -96,6 +96,8 @@ fn assemble(sources: &Sources, machine: &Machine) -> (Loaded, Vec<Problem>) {
     let mut draft = Draft::from_table();
     let mut origins = BTreeMap::new();
     let mut failed = HashSet::new();
+    let unread = |problem: &Problem| matches!(problem, Problem::Unreadable { .. } | Problem::TooLarge { .. });
+    let every_file_was_read = !problems.iter().any(unread);
     for setting in table::all() {
         let before = problems.len();
         let provenance = match setting.name {
@@ -105,7 +107,7 @@ fn assemble(sources: &Sources, machine: &Machine) -> (Loaded, Vec<Problem>) {
         };
         if problems.len() > before {
             failed.insert(setting.name);
-        } else if provenance.is_none() && setting.default == Default::Required {
+        } else if provenance.is_none() && setting.default == Default::Required && every_file_was_read {
             problems.push(Problem::NoJwtSecret);
         }
         let default = Provenance { origin: Origin::Default, alias: None };

@@ -254,7 +254,7 @@ const UPSTREAMS: &[Setting] = &[
     .or(&["HTTPX_CONNECT_TIMEOUT"]),
     Setting::new(
         "GATEWAY_MAX_ANSWER",
-        Text("64M"),
+        Text("16M"),
         Size(1024..=4096 * MIB, |d, n| d.settings.max_answer = n),
         |s| show_size(s.max_answer),
         "Largest message of an upstream. A few at once must fit a worker's memory; a picture or a document does.",

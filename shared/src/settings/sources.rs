@@ -200,10 +200,20 @@ fn read_toml(path: &Path, problems: &mut Vec<Problem>) -> Vec<Entry> {
     entries
 }
 
+/// A pipe gives its content once, and these files are read again at every reload.
+fn open_regular(path: &Path) -> std::io::Result<std::fs::File> {
+    let file = std::fs::File::open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    let why = "it is not a regular file, and settings are read more than once; write them to a file";
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why))
+}
+
 fn read_text(path: &Path, problems: &mut Vec<Problem>) -> Option<String> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    let read = open_regular(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
     let text = read.and_then(|_| {
         String::from_utf8(bytes)
             .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "the file is not UTF-8"))

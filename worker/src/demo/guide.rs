@@ -75,9 +75,9 @@ impl Guide {
              \n\
              Upstreams      {api}/gateways   (register another one with POST)\n\
              Tools          {api}/tools\n\
+             \x20              both with the header  Authorization: Bearer <token>\n\
              Status         {admin}/status\n\
              Metrics        {admin}/metrics\n\
-             \x20              each with the header  Authorization: Bearer <token>\n\
              \n\
              Stop it with Ctrl-C here, or with  kill {pid} ; nothing stays behind.\n"
         )
