@@ -13,6 +13,9 @@ use super::refusal::Refusal;
 /// The names by which a listener on loopback is reached from its own host.
 const LOOPBACK_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
+/// Headers of which one value decides who may do what, or how a message is read.
+const SINGLE: [&str; 5] = ["authorization", "host", "mcp-protocol-version", "mcp-session-id", "origin"];
+
 /// Which hosts and origins a listener accepts.
 pub(super) struct HostPolicy {
     /// Lower case, without port; empty = any.
@@ -57,6 +60,13 @@ impl HostPolicy {
 
     /// Lets a request pass or says why not.
     pub(super) fn check(&self, head: &Parts) -> Result<(), Refusal> {
+        // Repeated values are the difference between these two counts; the usual request has none at all.
+        if head.headers.len() != head.headers.keys_len()
+            && let Some(name) =
+                SINGLE.into_iter().find(|name| head.headers.get_all(*name).iter().nth(1).is_some())
+        {
+            return Err(Refusal::RepeatedHeader(name));
+        }
         // With an absolute request target the Host field is to be ignored (RFC 9112 §3.2.2).
         let host = match head.uri.authority() {
             Some(authority) => Some(authority.as_str()),
@@ -162,6 +172,21 @@ mod tests {
             let refused = policy.check(&request("localhost", Some(bad))).expect_err(bad);
             assert!(matches!(refused, Refusal::WrongOrigin(_)), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_decides_is_said_once() {
+        let policy = policy("127.0.0.1:4444", &["localhost"], &[]);
+        for name in SINGLE {
+            let mut head = request("localhost", Some("http://localhost"));
+            head.headers.append(name, http::HeaderValue::from_static("http://localhost"));
+            head.headers.append(name, http::HeaderValue::from_static("http://evil.com"));
+            assert_eq!(policy.check(&head), Err(Refusal::RepeatedHeader(name)));
+        }
+        let mut head = request("localhost", None);
+        head.headers.append("accept", http::HeaderValue::from_static("application/json"));
+        head.headers.append("accept", http::HeaderValue::from_static("text/event-stream"));
+        assert!(policy.check(&head).is_ok());
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub enum Refusal {
     /// An `Origin` that is not ours.
     #[error("the Origin `{0}` is not allowed; if it should be, add it to GATEWAY_ALLOWED_ORIGINS")]
     WrongOrigin(String),
+    /// Two values where one decides: what checks the first may not be what uses the second.
+    #[error("the {0} header may be given once only")]
+    RepeatedHeader(&'static str),
     /// No token, or not a good one.
     #[error(
         "{0}; send `Authorization: Bearer TOKEN` with a token made by `forkgate token create --sub NAME`"
@@ -71,6 +74,7 @@ impl Refusal {
             Refusal::BodyTooLarge(_) => Cause::BodyTooLarge,
             Refusal::SlowBody => Cause::BodyTooSlow,
             Refusal::BrokenBody => Cause::BodyBroken,
+            Refusal::RepeatedHeader(_) => Cause::NotARequest,
         }
     }
 
@@ -143,6 +147,7 @@ mod tests {
             (Refusal::BodyTooLarge(7), 413, "GATEWAY_MAX_BODY"),
             (Refusal::SlowBody, 408, "in time"),
             (Refusal::BrokenBody, 400, "incomplete"),
+            (Refusal::RepeatedHeader("origin"), 400, "origin"),
         ];
         for (refusal, status, words) in table {
             assert_eq!(refusal.answer(Reader::Rest).status().as_u16(), status, "{refusal:?}");

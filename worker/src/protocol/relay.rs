@@ -13,6 +13,7 @@ use crate::body::{Body, StreamWriter};
 use crate::catalog::UpstreamEra;
 use crate::failure::{Era, Failure};
 use crate::lifecycle::task;
+use crate::observe::throttle::Throttle;
 use crate::upstream::exchange::Events;
 use crate::upstream::sse::write_event;
 use crate::upstream::{Answer, Answered, OpenCall, UpstreamError};
@@ -105,8 +106,16 @@ fn failed(plan: &Plan, failure: &Failure) -> Response<Body> {
     failure.respond(plan.era, Some(&plan.id), plan.is_tool_call())
 }
 
+thread_local! {
+    /// An upstream that is down fails every call: one line a second says so.
+    static FAILED_CALLS: Throttle = Throttle::new(Duration::from_secs(1));
+}
+
 fn log(plan: &Plan, failure: &Failure) {
-    tracing::warn!(upstream = %plan.upstream.name, method = plan.method.method(), error = %failure, "a call failed");
+    if let Some(suppressed) = FAILED_CALLS.with(Throttle::allow) {
+        let (upstream, method) = (&plan.upstream.name, plan.method.method());
+        tracing::warn!(%upstream, method, error = %failure, suppressed, "a call failed");
+    }
 }
 
 fn upstream_failure(plan: &Plan, cause: UpstreamError) -> Failure {

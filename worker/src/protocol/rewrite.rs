@@ -194,7 +194,10 @@ impl Plan {
                     return Err(nonsense("it answers a request that was not asked".to_owned()));
                 }
                 match envelope.object.get("error") {
-                    Some(_) => Ok(self.error(&envelope, era)),
+                    Some(error) if error.get().starts_with('{') => Ok(self.error(&envelope, era)),
+                    Some(_) => Err(nonsense("its error is no object".to_owned())),
+                    // Only an error may lack the id: of a request that could not be read.
+                    None if theirs.is_none() => Err(nonsense("its result answers no request".to_owned())),
                     None => self.result(&envelope, era),
                 }
             }
