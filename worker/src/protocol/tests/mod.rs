@@ -406,6 +406,32 @@ fn an_upstream_that_fails_is_named_and_counted() {
 }
 
 #[test]
+fn an_answer_that_makes_no_sense_is_not_passed_on() {
+    for nonsense in [
+        r#"{"jsonrpc":"2.0","id":null,"result":{}}"#,
+        r#"{"jsonrpc":"2.0","id":77777,"result":{}}"#,
+        r#"{"jsonrpc":"2.0","result":{}}"#,
+        r#"{"jsonrpc":"2.0","id":null,"error":"boom"}"#,
+        r#"{"jsonrpc":"2.0","id":null,"error":{"code":1},"result":{}}"#,
+        r#"{"jsonrpc":"2.0"}"#,
+        "<html>",
+    ] {
+        run(async {
+            let (url, _) = upstream(legacy_script(move |_| Says::Json(200, nonsense.into()))).await;
+            let bench = bench(&url, legacy_era());
+            let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"up__x"}}"#;
+            let answer = value(&text(bench.legacy(call).await).await);
+            assert_eq!(
+                (&answer["id"], &answer["error"]["code"]),
+                (&1.into(), &(-32603).into()),
+                "{nonsense}"
+            );
+            assert_eq!(bench.outcomes(Outcome::Failed), 1, "{nonsense}");
+        });
+    }
+}
+
+#[test]
 fn a_modern_client_that_hangs_up_cancels_and_a_legacy_one_does_not() {
     run(async {
         let (url, log) = upstream(legacy_script(|_| Says::Hang)).await;
