@@ -4,10 +4,12 @@
     reason = "spawn_local: a single-threaded tool, no worker whose tasks need names"
 )]
 
+mod answer;
 mod args;
 mod client;
 mod procs;
 mod report;
+mod sockets;
 
 use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
@@ -212,7 +214,7 @@ async fn run(args: Args) -> u8 {
 
     // The end: abrupt, or orderly.
     if sh.args.abort {
-        sh.report.borrow_mut().aborted = client::reset_all();
+        sh.report.borrow_mut().aborted = sockets::reset_all();
         for t in tasks.iter().chain(&stream_tasks) {
             t.abort();
         }
