@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "registry_creates_reads_and_deletes", limit: Duration::from_secs(60), run: crud },
     Test { name: "registry_serves_virtual_servers", limit: Duration::from_secs(60), run: virtual_servers },
     Test { name: "registry_refuses_what_it_cannot_read", limit: Duration::from_secs(60), run: refusals },
+    Test { name: "registry_masks_query_values", limit: Duration::from_secs(60), run: query_values },
     Test { name: "registry_reads_all_pages", limit: Duration::from_secs(60), run: all_pages },
     Test {
         name: "registry_changes_are_live_within_100_ms",
@@ -131,6 +132,33 @@ fn refusals() -> Verdict {
     assert_eq!(answer.status(), 422, "loopback is off by default: {}", answer.text());
     assert!(answer.text().contains("SSRF_ALLOW_LOCALHOST"), "it says what to set: {}", answer.text());
     strict.stop();
+    Ok(())
+}
+
+/// Every token holder may read the registry, nobody may read a key in it; calls go on with the key.
+fn query_values() -> Verdict {
+    let gateway = Setup::new().start();
+    let upstream = Upstream::fast();
+    let url = format!("{}?api_key=s3cret-value", upstream.url());
+    gateway.register("keyed", &url);
+    gateway.wait_for_tool("keyed__echo");
+    let dead = format!("http://127.0.0.1:{}/mcp?api_key=s3cret-value", free_port());
+    let refused = gateway.api("POST", "/v1/gateways", Some(&json!({"name": "dead", "url": dead})));
+    assert_eq!(refused.status(), 502);
+    for answer in [
+        gateway.api("GET", "/v1/gateways", None),
+        gateway.api("GET", "/v1/tools", None),
+        gateway.api("POST", "/v1/gateways", Some(&json!({"name": "keyed", "url": url}))),
+        refused,
+    ] {
+        assert!(!answer.text().contains("s3cret-value"), "{}", answer.text());
+    }
+    assert!(gateway.api("GET", "/v1/gateways", None).text().contains("?api_key=*****"));
+    let log = gateway.log_text();
+    assert!(!log.contains("s3cret-value"), "{log}");
+    let answer = gateway.exchange(&gateway.federated().call(1, "keyed__echo", &json!({"message": "x"})));
+    assert_eq!(mcp::tool_text(&answer, 1).unwrap_or_else(|failure| panic!("{failure}")), "x");
+    gateway.stop();
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use crate::catalog::slug::slug;
 use crate::registry::change::{NewGateway, new_id};
 use crate::registry::credentials::Credentials;
 use crate::upstream::address::allowed;
+use crate::upstream::masked::MASK;
 
 /// Limits of ContextForge's validation, in characters.
 const MAX_NAME: usize = 255;
@@ -22,8 +23,6 @@ const MAX_SECRET: usize = 8192;
 const MAX_SLUG: usize = 64;
 /// Most headers of one upstream.
 const MAX_HEADERS: usize = 32;
-/// What answers show in place of a secret.
-pub const MASK: &str = "*****";
 /// Headers that the upstream client sets itself.
 const OWN_HEADERS: [&str; 10] = [
     "accept",
@@ -90,6 +89,9 @@ fn url(text: &str, settings: &Settings) -> Result<Url, ApiError> {
     }
     if url.fragment().is_some() {
         return Err(wrong("contains a fragment (#…), which is never sent to a server"));
+    }
+    if url.query().is_some_and(|query| query.contains(MASK)) {
+        return Err(wrong("its query holds the mask that answers show; give the values themselves"));
     }
     let ip = match url.host() {
         None => return Err(wrong("has no host")),
@@ -300,6 +302,7 @@ mod tests {
             (at("ftp://h/mcp"), "url: only http and https"),
             (at("https://u:p@h/mcp"), "url: contains credentials"),
             (at("https://h/mcp#x"), "url: contains a fragment"),
+            (at("https://h/mcp?k=*****"), "url: its query holds the mask"),
             (at("http://127.0.0.1:9/mcp"), "url: 127.0.0.1 is not a public address"),
             (at("http://[::1]/mcp"), "url: ::1 is not a public address"),
             (at("http://10.1.2.3/mcp"), "url: 10.1.2.3 is not a public address"),

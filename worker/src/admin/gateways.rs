@@ -8,7 +8,7 @@ use serde_json::json;
 use url::{Host, Url};
 
 use super::apply;
-use super::gateway_input::{self, MASK};
+use super::gateway_input;
 use super::paging::Query;
 use super::reply::{ApiError, deleted, json_response};
 use super::shape::{AUDIT, Shape};
@@ -20,6 +20,7 @@ use crate::registry::credentials::Credentials;
 use crate::registry::records::{self, GatewayRecord};
 use crate::upstream::address;
 use crate::upstream::fetch::{FetchRequest, Fetched, fetch};
+use crate::upstream::masked::{MASK, masked};
 
 /// How long an upstream may take to give its whole catalog; ContextForge's clients wait a minute.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30);
@@ -47,7 +48,7 @@ pub async fn create(
         FetchRequest { url: new.url.clone(), headers: new.credentials.headers(), deadline: FETCH_DEADLINE };
     let offer = match fetch(&gateway.upstreams, request).await {
         Ok(fetched) => offer(fetched),
-        Err(cause) => return Err(ApiError::Unreachable { url: new.url, cause: cause.to_string() }),
+        Err(cause) => return Err(ApiError::unreachable(&new.url, &cause.to_string())),
     };
     let id = new.id.clone();
     apply(gateway, async move |registry, served| change::add_gateway(registry, served, &new, &offer).await)
@@ -68,7 +69,7 @@ fn offer(fetched: Fetched) -> Offer {
 /// Resolves the upstream's name and applies the SSRF rule to every address. The client that connects applies it again:
 /// a name server may answer differently next time.
 async fn check_address(gateway: &Shared, url: &str) -> Result<(), ApiError> {
-    let unreachable = |cause: String| ApiError::Unreachable { url: url.to_owned(), cause };
+    let unreachable = |cause: String| ApiError::unreachable(url, &cause);
     let parsed = Url::parse(url).map_err(|error| unreachable(error.to_string()))?;
     let (Some(Host::Domain(host)), Some(port)) = (parsed.host(), parsed.port_or_known_default()) else {
         return Ok(());
@@ -119,7 +120,7 @@ fn shape(record: &GatewayRecord) -> Result<Shape, ApiError> {
         .put("id", &record.id)
         .put("name", &record.name)
         .put("slug", &record.slug)
-        .put("url", &record.url)
+        .put("url", masked(&record.url))
         .put("description", &record.description)
         .put("transport", &record.transport)
         .raw("capabilities", Some(&record.capabilities))

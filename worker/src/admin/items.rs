@@ -15,6 +15,7 @@ use crate::catalog::splice::Object;
 use crate::gateway::Shared;
 use crate::registry::RegistryError;
 use crate::registry::records::{self, ItemRecord, Page};
+use crate::upstream::masked::masked;
 
 /// The rest of the path at which resource templates are listed.
 pub const TEMPLATES: &str = "templates/list";
@@ -110,7 +111,7 @@ fn names(shape: &mut Shape, record: &ItemRecord, definition: &Object<'_>, separa
 fn tool(shape: &mut Shape, record: &ItemRecord, definition: &Object<'_>, separator: &str) {
     names(shape, record, definition, separator);
     shape
-        .put("url", &record.gateway_url)
+        .put("url", masked(&record.gateway_url))
         .put("integrationType", "MCP")
         .put("requestType", "STREAMABLEHTTP")
         .raw("originalDescription", definition.get("description"))

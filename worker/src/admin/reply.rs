@@ -11,6 +11,7 @@ use crate::body::Body;
 use crate::failure::{Cause, Era, Retry, Row};
 use crate::registry::RegistryError;
 use crate::registry::change::ChangeError;
+use crate::upstream::masked::{masked, without_query_values};
 
 /// Why a request of the API is not done.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +68,9 @@ pub enum ApiError {
     /// The upstream's catalog cannot be read.
     #[error("Failed to initialize gateway at {url}: {cause}")]
     Unreachable {
-        /// Where.
+        /// Where; masked.
         url: String,
-        /// Why.
+        /// Why; without the URL's query values.
         cause: String,
     },
     /// Too many registrations at a time.
@@ -99,6 +100,11 @@ impl ApiError {
     /// An unacceptable field.
     pub fn field(field: impl Into<String>, problem: impl Into<String>) -> ApiError {
         ApiError::Unprocessable { field: field.into(), problem: problem.into() }
+    }
+
+    /// An upstream that cannot be read, told without the secrets in its URL.
+    pub fn unreachable(url: &str, cause: &str) -> ApiError {
+        ApiError::Unreachable { url: masked(url).into_owned(), cause: without_query_values(url, cause) }
     }
 
     /// Why, for the table of failures.
@@ -133,7 +139,7 @@ impl ApiError {
     pub fn into_response(self) -> Response<Body> {
         let Row { status, retry, .. } = self.cause().row(Era::Modern);
         let message = self.to_string();
-        // An upstream that does not answer is its administrator's matter, and its URL may hold a key.
+        // An upstream that does not answer is its administrator's matter.
         if status.is_server_error() && !matches!(self, ApiError::Unreachable { .. }) {
             tracing::warn!(status = status.as_u16(), error = %message, "a registry request failed");
         }

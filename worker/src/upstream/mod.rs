@@ -7,6 +7,7 @@ pub mod address;
 pub mod connect;
 pub mod exchange;
 pub mod fetch;
+pub mod masked;
 mod message;
 pub mod peer;
 pub mod probe;
