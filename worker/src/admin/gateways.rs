@@ -37,7 +37,7 @@ pub async fn create(
     let new = gateway_input::parse(body, &gateway.settings, registry.separator(), &principal.subject)?;
     // Asked now, so that a taken name does not wait for the upstream, and again in the change.
     if let Some(other) = {
-        let mut connection = registry.pool()?.acquire().await?;
+        let mut connection = registry.pool().await?.acquire().await?;
         change::gateway_holder(&mut connection, &new.name, &new.slug).await?
     } {
         return Err(ChangeError::GatewayTaken { name: new.name, slug: new.slug, other }.into());
@@ -91,7 +91,7 @@ async fn check_address(gateway: &Shared, url: &str) -> Result<(), ApiError> {
 
 /// Shows one upstream.
 pub async fn get(gateway: &Shared, id: &str) -> Result<Response<Body>, ApiError> {
-    let mut connection = gateway.registry.pool()?.acquire().await?;
+    let mut connection = gateway.registry.pool().await?.acquire().await?;
     let record = records::gateway(&mut connection, id).await?;
     let record = record.ok_or_else(|| ApiError::NotFound { what: "Gateway", id: id.to_owned() })?;
     Ok(json_response(StatusCode::OK, &shape(&record)?))
@@ -99,7 +99,7 @@ pub async fn get(gateway: &Shared, id: &str) -> Result<Response<Body>, ApiError>
 
 /// Lists upstreams.
 pub async fn list(gateway: &Shared, query: &Query) -> Result<Response<Body>, ApiError> {
-    let mut connection = gateway.registry.pool()?.acquire().await?;
+    let mut connection = gateway.registry.pool().await?.acquire().await?;
     let rows = records::gateways(&mut connection, query.page()).await?;
     let rows = rows.iter().map(|row| Ok((row.seq, shape(row)?))).collect::<Result<_, ApiError>>()?;
     Ok(query.answer("gateways", rows))

@@ -36,7 +36,7 @@ pub async fn list(
     query: &Query,
 ) -> Result<Response<Body>, ApiError> {
     let (kind, _) = kind(collection);
-    let mut connection = gateway.registry.pool()?.acquire().await?;
+    let mut connection = gateway.registry.pool().await?.acquire().await?;
     let rows = records::items(&mut connection, kind, query.gateway_id.as_deref(), query.page()).await?;
     let separator = gateway.registry.separator();
     let rows = rows
@@ -49,7 +49,7 @@ pub async fn list(
 /// Shows one item.
 pub async fn get(gateway: &Shared, collection: Collection, id: &str) -> Result<Response<Body>, ApiError> {
     let (kind, what) = kind(collection);
-    let mut connection = gateway.registry.pool()?.acquire().await?;
+    let mut connection = gateway.registry.pool().await?.acquire().await?;
     let record = records::item(&mut connection, kind, id).await?;
     let record = record.ok_or_else(|| ApiError::NotFound { what, id: id.to_owned() })?;
     Ok(json_response(StatusCode::OK, &shape(kind, &record, gateway.registry.separator())?))
@@ -57,7 +57,7 @@ pub async fn get(gateway: &Shared, collection: Collection, id: &str) -> Result<R
 
 /// Lists resource templates, in MCP's form and with the ids that a virtual server needs.
 pub async fn templates(gateway: &Shared) -> Result<Response<Body>, ApiError> {
-    let mut connection = gateway.registry.pool()?.acquire().await?;
+    let mut connection = gateway.registry.pool().await?.acquire().await?;
     let all = Page { after: 0, limit: i64::MAX };
     let rows = records::items(&mut connection, Kind::Templates, None, all).await?;
     let separator = gateway.registry.separator();

@@ -122,9 +122,9 @@ impl ApiError {
                 | ChangeError::GatewayTaken { .. }
                 | ChangeError::ServerTaken(_)
                 | ChangeError::Collision { .. } => Cause::Conflict,
-                ChangeError::Registry(RegistryError::Away { .. } | RegistryError::Database(_)) => {
-                    Cause::Unavailable
-                }
+                ChangeError::Registry(
+                    RegistryError::Away { .. } | RegistryError::Database(_) | RegistryError::NoCompiler(_),
+                ) => Cause::Unavailable,
                 ChangeError::Registry(
                     RegistryError::Compile(_) | RegistryError::CompilerDied | RegistryError::Damaged(_),
                 ) => Cause::Internal,

@@ -33,7 +33,7 @@ pub async fn create(
 
 /// Shows one.
 pub async fn get(gateway: &Shared, id: &str) -> Result<Response<Body>, ApiError> {
-    let mut connection = gateway.registry.pool()?.acquire().await?;
+    let mut connection = gateway.registry.pool().await?.acquire().await?;
     let record = records::server(&mut connection, id).await?;
     let record = record.ok_or_else(|| ApiError::NotFound { what: "Server", id: id.to_owned() })?;
     let shape = shape(&mut connection, &record, gateway.registry.separator()).await?;
@@ -42,7 +42,7 @@ pub async fn get(gateway: &Shared, id: &str) -> Result<Response<Body>, ApiError>
 
 /// Lists them.
 pub async fn list(gateway: &Shared, query: &Query) -> Result<Response<Body>, ApiError> {
-    let mut connection = gateway.registry.pool()?.acquire().await?;
+    let mut connection = gateway.registry.pool().await?.acquire().await?;
     let mut rows = Vec::new();
     for record in records::servers(&mut connection, query.page()).await? {
         rows.push((record.seq, shape(&mut connection, &record, gateway.registry.separator()).await?));

@@ -163,7 +163,7 @@ pub async fn add_gateway(
     new: &NewGateway,
     offer: &Offer,
 ) -> Result<Compiled, ChangeError> {
-    let mut tx = registry.pool()?.begin_with(BEGIN).await?;
+    let mut tx = registry.pool().await?.begin_with(BEGIN).await?;
     if let Some(other) = gateway_holder(&mut tx, &new.name, &new.slug).await? {
         return Err(ChangeError::GatewayTaken { name: new.name.clone(), slug: new.slug.clone(), other });
     }
@@ -183,7 +183,7 @@ pub async fn add_gateway(
 
 /// Removes an upstream; its items go with it, also out of virtual servers.
 pub async fn remove_gateway(registry: &Registry, served: u64, id: &str) -> Result<Compiled, ChangeError> {
-    let mut tx = registry.pool()?.begin_with(BEGIN).await?;
+    let mut tx = registry.pool().await?.begin_with(BEGIN).await?;
     let gone = sqlx::query("DELETE FROM gateways WHERE id = $1").bind(id).execute(&mut *tx).await?;
     if gone.rows_affected() == 0 {
         return Err(ChangeError::NotFound { what: "Gateway", id: id.to_owned() });
@@ -193,7 +193,7 @@ pub async fn remove_gateway(registry: &Registry, served: u64, id: &str) -> Resul
 
 /// Makes a virtual server.
 pub async fn add_server(registry: &Registry, served: u64, new: &NewServer) -> Result<Compiled, ChangeError> {
-    let mut tx = registry.pool()?.begin_with(BEGIN).await?;
+    let mut tx = registry.pool().await?.begin_with(BEGIN).await?;
     let holder: Option<String> = sqlx::query_scalar("SELECT name FROM servers WHERE name = $1 OR id = $2")
         .bind(&new.name)
         .bind(&new.id)
@@ -240,7 +240,7 @@ pub async fn add_server(registry: &Registry, served: u64, new: &NewServer) -> Re
 
 /// Removes a virtual server; the items stay.
 pub async fn remove_server(registry: &Registry, served: u64, id: &str) -> Result<Compiled, ChangeError> {
-    let mut tx = registry.pool()?.begin_with(BEGIN).await?;
+    let mut tx = registry.pool().await?.begin_with(BEGIN).await?;
     let gone = sqlx::query("DELETE FROM servers WHERE id = $1").bind(id).execute(&mut *tx).await?;
     if gone.rows_affected() == 0 {
         return Err(ChangeError::NotFound { what: "Server", id: id.to_owned() });

@@ -4,6 +4,7 @@
 //! change that cannot be served is never committed) and publishes after the commit. A worker opens the file when it first
 //! needs it and closes it when idle; it starts and serves while the file is away.
 
+mod aside;
 pub mod change;
 pub mod credentials;
 pub(crate) mod inherited;
@@ -30,6 +31,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use source::{compile_aside, generation, load};
 pub use watch::watch;
+
+use aside::Aside;
 
 use crate::lifecycle::task;
 
@@ -69,6 +72,9 @@ pub enum RegistryError {
     /// The rows cannot be compiled.
     #[error("the registry cannot be compiled into a catalog: {0}")]
     Compile(#[from] crate::catalog::compile::CompileError),
+    /// The system gives no thread for it.
+    #[error("the registry cannot be compiled into a catalog: no thread for it: {0}")]
+    NoCompiler(#[source] io::Error),
     /// A panic in the compiler.
     #[error("the registry cannot be compiled into a catalog: the compiler broke off, see the log")]
     CompilerDied,
@@ -95,6 +101,7 @@ pub struct Registry {
     separator: String,
     open: RefCell<Option<Open>>,
     registrations: Semaphore,
+    aside: Aside,
 }
 
 struct Open {
@@ -111,6 +118,7 @@ impl Registry {
             separator: settings.tool_name_separator.clone(),
             open: RefCell::new(None),
             registrations: Semaphore::new(MAX_REGISTRATIONS),
+            aside: Aside::new(),
         }
     }
 
@@ -130,8 +138,9 @@ impl Registry {
     }
 
     /// Connections to the file that is there now.
-    pub(crate) fn pool(&self) -> Result<SqlitePool, RegistryError> {
-        let file = match std::fs::metadata(&self.path) {
+    pub(crate) async fn pool(&self) -> Result<SqlitePool, RegistryError> {
+        let path = self.path.clone();
+        let file = match self.aside.look(move || std::fs::metadata(path)).await {
             Ok(metadata) => (metadata.dev(), metadata.ino()),
             Err(source) => {
                 self.forget();

@@ -1,8 +1,10 @@
 //! Reads everything that the catalog is compiled from.
 
 use std::collections::HashMap;
+use std::thread;
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
+use tokio::sync::oneshot;
 
 use super::RegistryError;
 use super::records::{self, GatewayRecord, Page, association, table};
@@ -57,10 +59,18 @@ pub async fn load(connection: &mut SqliteConnection) -> Result<Source, RegistryE
     Ok(Source { generation, separator, upstreams, servers })
 }
 
-/// Compiles rows outside of the event loop: thousands of tools take longer than a request should wait.
+/// Compiles rows outside of the event loop: thousands of tools take longer than a request should wait. On a thread of its
+/// own, because a change holds the write lock meanwhile, and the blocking pool may be full of name lookups that hang.
 pub async fn compile_aside(source: Source) -> Result<Compiled, RegistryError> {
-    let compiled = tokio::task::spawn_blocking(move || compile(&source)).await;
-    Ok(compiled.map_err(|_| RegistryError::CompilerDied)??)
+    let (done, compiled) = oneshot::channel();
+    let compiler = thread::Builder::new().name("catalog-compile".to_owned());
+    compiler
+        .spawn(move || {
+            // Nobody waits any more when the worker is ending.
+            let _ = done.send(compile(&source));
+        })
+        .map_err(RegistryError::NoCompiler)?;
+    Ok(compiled.await.map_err(|_| RegistryError::CompilerDied)??)
 }
 
 fn entry(record: GatewayRecord) -> Result<UpstreamEntry, RegistryError> {
@@ -114,4 +124,31 @@ async fn servers(connection: &mut SqliteConnection) -> Result<Vec<SourceServer>,
         }
     }
     Ok(servers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    #[test]
+    fn compiling_does_not_wait_for_lookups_that_hang() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
+        runtime.expect("runtime").block_on(async {
+            let (release, hang) = sync_channel::<()>(0);
+            tokio::task::spawn_blocking(move || hang.recv());
+            let source = Source {
+                generation: 7,
+                separator: "__".to_owned(),
+                upstreams: Vec::new(),
+                servers: Vec::new(),
+            };
+            let compiled =
+                tokio::time::timeout(std::time::Duration::from_secs(10), compile_aside(source)).await;
+            drop(release);
+            assert_eq!(compiled.expect("in time").expect("compiles").generation, 7);
+        });
+    }
 }

@@ -27,6 +27,7 @@ fn registry(path: &Path) -> Registry {
         separator: "__".to_owned(),
         open: RefCell::new(None),
         registrations: Semaphore::new(1),
+        aside: Aside::new(),
     }
 }
 
@@ -131,7 +132,7 @@ fn a_registration_is_compiled_and_survives_byte_for_byte() {
             tools(&compiled, Endpoint::Federated),
             format!("[{}]", odd.replace(r#""odd""#, r#""my-up__odd""#))
         );
-        let mut connection = registry.pool().expect("pool").acquire().await.expect("connection");
+        let mut connection = registry.pool().await.expect("pool").acquire().await.expect("connection");
         let row = records::gateway(&mut connection, "id-My Up").await.expect("reads").expect("there");
         assert_eq!((row.tool_count, row.interned_index), (1, 0));
         assert_eq!(row.skipped_tools, r#"["odd","(without a name)"]"#);
@@ -161,7 +162,7 @@ fn taken_names_are_conflicts_and_change_nothing() {
                 "{error}"
             );
         }
-        let mut connection = registry.pool().expect("pool").acquire().await.expect("connection");
+        let mut connection = registry.pool().await.expect("pool").acquire().await.expect("connection");
         assert_eq!(generation(&mut connection).await.expect("reads"), 3);
     });
 }
@@ -194,7 +195,7 @@ fn a_server_offers_what_it_names_until_the_upstream_goes() {
         let registry = registry(&path);
         let two = [r#"{"name":"one"}"#, r#"{"name":"two"}"#];
         change::add_gateway(&registry, 0, &gateway("up"), &offer(&two)).await.expect("added");
-        let mut connection = registry.pool().expect("pool").acquire().await.expect("connection");
+        let mut connection = registry.pool().await.expect("pool").acquire().await.expect("connection");
         let all = Page { after: 0, limit: 10 };
         let items = records::items(&mut connection, Kind::Tools, Some("id-up"), all).await.expect("reads");
         let template =
@@ -248,7 +249,7 @@ fn a_database_that_was_away_comes_back_by_itself() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("registry.db");
         let registry = registry(&path);
-        assert!(matches!(registry.pool(), Err(RegistryError::Away { .. })));
+        assert!(matches!(registry.pool().await, Err(RegistryError::Away { .. })));
         prepare(&path, "__").await.expect("prepares");
         change::add_gateway(&registry, 0, &gateway("up"), &offer(&[])).await.expect("added");
         let hidden = dir.path().join("hidden.db");

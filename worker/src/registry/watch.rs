@@ -25,6 +25,7 @@ const JITTER: Duration = Duration::from_secs(1);
 struct Stamp([Option<(u64, u64, i64, i64)>; 2]);
 
 impl Stamp {
+    /// Asks the file system: not on the event loop.
     fn of(path: &Path) -> Stamp {
         let facts =
             |metadata: Metadata| (metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec());
@@ -45,15 +46,16 @@ pub async fn watch(gateway: Shared) {
     loop {
         let jitter = rand::rng().random_range(Duration::ZERO..JITTER);
         tokio::time::sleep(INTERVAL + jitter).await;
-        let stamp = Stamp::of(gateway.registry.path());
-        if !stamp.exists() {
+        let path = gateway.registry.path().to_owned();
+        let stamp = gateway.registry.aside.look(move || Ok(Stamp::of(&path))).await;
+        let Some(stamp) = stamp.ok().filter(Stamp::exists) else {
             seen = None;
             if !std::mem::replace(&mut failing, true) {
                 let path = gateway.registry.path().display();
                 tracing::warn!(%path, "the registry database is away; serving on from the last catalog");
             }
             continue;
-        }
+        };
         if seen.as_ref() == Some(&stamp) {
             continue;
         }
@@ -81,7 +83,7 @@ pub async fn watch(gateway: Shared) {
 
 /// The catalog of the database when it is newer than the one served.
 async fn look(gateway: &Shared) -> Result<Option<Compiled>, RegistryError> {
-    let mut tx = gateway.registry.pool()?.begin().await?;
+    let mut tx = gateway.registry.pool().await?.begin().await?;
     let served = gateway.catalog.load().generation;
     if source::generation(&mut tx).await? <= served {
         return Ok(None);
