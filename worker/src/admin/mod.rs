@@ -152,11 +152,13 @@ where
 {
     let gateway = Rc::clone(gateway);
     let changed = task::spawn("registry change", async move {
+        let turn = gateway.registry.turn().await?;
         let served = gateway.catalog.load().generation;
         let compiled = change(&gateway.registry, served).await?;
         if let Err(error) = publish(&gateway, &compiled) {
             tracing::error!(%error, generation = compiled.generation, "a change was committed but not yet published");
         }
+        drop(turn);
         if !everywhere(&gateway, compiled.generation).await {
             tracing::info!(
                 generation = compiled.generation,

@@ -118,8 +118,8 @@ impl ApiError {
             ApiError::Busy => Cause::Unavailable,
             ApiError::Interrupted => Cause::Internal,
             ApiError::Change(error) => match error {
-                ChangeError::Registry(RegistryError::Locked)
-                | ChangeError::GatewayTaken { .. }
+                ChangeError::Registry(RegistryError::Locked) => Cause::Locked,
+                ChangeError::GatewayTaken { .. }
                 | ChangeError::ServerTaken(_)
                 | ChangeError::Collision { .. } => Cause::Conflict,
                 ChangeError::Registry(
@@ -179,4 +179,17 @@ pub fn deleted(what: &str, id: &str) -> Response<Body> {
         StatusCode::OK,
         &json!({ "status": "success", "message": format!("{what} {id} deleted successfully") }),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_worth_another_try_and_a_taken_name_is_not() {
+        let locked = ApiError::from(RegistryError::Locked).into_response();
+        assert_eq!((locked.status().as_u16(), &locked.headers()[RETRY_AFTER]), (409, &HeaderValue::from(1)));
+        let taken = ApiError::from(ChangeError::ServerTaken("x".to_owned())).into_response();
+        assert_eq!((taken.status().as_u16(), taken.headers().get(RETRY_AFTER)), (409, None));
+    }
 }

@@ -51,8 +51,10 @@ pub enum Cause {
     NotAcceptable,
     /// A field has a value that cannot be used.
     Unprocessable,
-    /// It exists already, or somebody else is changing it.
+    /// It exists already.
     Conflict,
+    /// Somebody else is changing it right now.
+    Locked,
     /// Too much is going on, or the database is away.
     Unavailable,
     /// An upstream cannot be read.
@@ -101,6 +103,10 @@ pub struct Row {
 /// Seconds after which a client may try a full or unavailable gateway again.
 const RETRY_AFTER_S: u32 = 5;
 
+/// Seconds after which a change may be tried again that met a lock: locks are held for milliseconds, by an operator's
+/// `sqlite3` for a little longer.
+const RETRY_LOCKED_AFTER_S: u32 = 1;
+
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
 /// JSON-RPC's "method not found".
@@ -133,7 +139,8 @@ impl Cause {
             (C::BodyBroken, _) => (S::BAD_REQUEST, INVALID_REQUEST, Retry::Safe),
             (C::NotAcceptable, _) => (S::NOT_ACCEPTABLE, INVALID_REQUEST, Retry::No),
             (C::Unprocessable, _) => (S::UNPROCESSABLE_ENTITY, INVALID_PARAMS, Retry::No),
-            (C::Conflict, _) => (S::CONFLICT, INVALID_REQUEST, Retry::Safe),
+            (C::Conflict, _) => (S::CONFLICT, INVALID_REQUEST, Retry::No),
+            (C::Locked, _) => (S::CONFLICT, INVALID_REQUEST, Retry::After(RETRY_LOCKED_AFTER_S)),
             (C::Unavailable, _) => (S::SERVICE_UNAVAILABLE, INTERNAL_ERROR, Retry::After(RETRY_AFTER_S)),
             (C::BadGateway, _) => (S::BAD_GATEWAY, INTERNAL_ERROR, Retry::No),
             (C::Internal, E::Modern) => (S::INTERNAL_SERVER_ERROR, INTERNAL_ERROR, Retry::No),
@@ -183,7 +190,8 @@ mod tests {
             (Cause::Forbidden, Modern, 403, -32600, Retry::No),
             (Cause::WrongHost, Modern, 421, -32600, Retry::No),
             (Cause::BodyTooLarge, Legacy, 413, -32600, Retry::No),
-            (Cause::Conflict, Modern, 409, -32600, Retry::Safe),
+            (Cause::Conflict, Modern, 409, -32600, Retry::No),
+            (Cause::Locked, Modern, 409, -32600, Retry::After(1)),
             (Cause::BadGateway, Modern, 502, -32603, Retry::No),
             (Cause::NotJson, Legacy, 400, -32700, Retry::No),
             (Cause::NotARequest, Modern, 400, -32600, Retry::No),

@@ -16,7 +16,7 @@ use forkgate_shared::{log, memfd};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection, SqliteConnection};
 
-use super::{RegistryError, connect_options, inherited, source};
+use super::{MIGRATE_LOCK_WAIT, RegistryError, connect_options, inherited, source};
 use crate::catalog::compile::{Compiled, compile};
 
 /// An operator's text in a control message; the rest of the message is small.
@@ -115,7 +115,8 @@ pub(super) async fn prepare(path: &Path, separator: &str) -> Result<Compiled, Bo
     if belongs_to_contextforge(path).await.map_err(open)? {
         return Err(BootError::ContextForge(path.to_owned()));
     }
-    let mut connection = SqliteConnection::connect_with(&connect_options(path)).await.map_err(open)?;
+    let mut connection =
+        SqliteConnection::connect_with(&connect_options(path, MIGRATE_LOCK_WAIT)).await.map_err(open)?;
     migrator()
         .run(&mut connection)
         .await

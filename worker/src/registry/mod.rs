@@ -36,9 +36,13 @@ use aside::Aside;
 
 use crate::lifecycle::task;
 
-/// How long SQLite waits for a lock that another process holds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request waits for a connection; a little more than a lock may take.
+/// How long a change waits for a lock that another process holds: enough for the changes of a few other workers, short
+/// enough that an administrator is told at once when a backup or an open `sqlite3` holds it.
+const LOCK_WAIT: Duration = Duration::from_millis(250);
+/// How long the `migrate` child waits for one: nobody is looking on, and without it nothing starts.
+const MIGRATE_LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How long a request waits for a connection, or a change for its turn in this worker: a few changes of thousands of
+/// rows each, which hold both while they compile.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(6);
 /// Connections per worker: one that writes, one that reads meanwhile.
 const MAX_CONNECTIONS: u32 = 2;
@@ -63,8 +67,10 @@ pub enum RegistryError {
         /// What the system says.
         source: io::Error,
     },
-    /// Somebody holds the lock for longer than [`BUSY_TIMEOUT`].
-    #[error("the registry database is being changed by somebody else; try again")]
+    /// Somebody holds the lock for longer than [`LOCK_WAIT`].
+    #[error(
+        "the registry database is being changed by somebody else, who holds its lock; nothing was changed, try again"
+    )]
     Locked,
     /// SQLite failed.
     #[error("the registry database failed: {0}")]
@@ -102,6 +108,8 @@ pub struct Registry {
     open: RefCell<Option<Open>>,
     registrations: Semaphore,
     aside: Aside,
+    /// Changes of this worker queue here: two of them would only take the lock from other workers.
+    changing: Semaphore,
 }
 
 struct Open {
@@ -119,6 +127,7 @@ impl Registry {
             open: RefCell::new(None),
             registrations: Semaphore::new(MAX_REGISTRATIONS),
             aside: Aside::new(),
+            changing: Semaphore::new(1),
         }
     }
 
@@ -135,6 +144,12 @@ impl Registry {
     /// Leave to fetch an upstream's catalog; none when others have not made room in time.
     pub(crate) async fn begin_registration(&self) -> Option<SemaphorePermit<'_>> {
         tokio::time::timeout(REGISTRATION_TURN, self.registrations.acquire()).await.ok()?.ok()
+    }
+
+    /// The turn to change something, among the changes of this worker.
+    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, RegistryError> {
+        let turn = tokio::time::timeout(ACQUIRE_TIMEOUT, self.changing.acquire()).await;
+        turn.ok().and_then(Result::ok).ok_or(RegistryError::Locked)
     }
 
     /// Connections to the file that is there now.
@@ -158,7 +173,7 @@ impl Registry {
             .min_connections(0)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(IDLE_TIMEOUT)
-            .connect_lazy_with(connect_options(&self.path));
+            .connect_lazy_with(connect_options(&self.path, LOCK_WAIT));
         self.open.replace(Some(Open { pool: pool.clone(), file }));
         Ok(pool)
     }
@@ -170,13 +185,13 @@ impl Registry {
     }
 }
 
-/// How every process opens the file. It is never created here: that is the `migrate` child's business.
-pub(crate) fn connect_options(path: &Path) -> SqliteConnectOptions {
+/// How every process opens the file; a lock that another one holds is waited for as long as `lock_wait`. The file is never created here: that is the `migrate` child's business.
+pub(crate) fn connect_options(path: &Path, lock_wait: Duration) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
         .foreign_keys(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(BUSY_TIMEOUT)
+        .busy_timeout(lock_wait)
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use serde_json::value::RawValue;
 use sqlx::{Connection, SqliteConnection};
@@ -28,6 +29,7 @@ fn registry(path: &Path) -> Registry {
         open: RefCell::new(None),
         registrations: Semaphore::new(1),
         aside: Aside::new(),
+        changing: Semaphore::new(1),
     }
 }
 
@@ -183,6 +185,46 @@ fn of_two_registrations_of_one_name_at_a_time_one_wins() {
         );
         let errors: Vec<_> = [a, b].into_iter().filter_map(Result::err).collect();
         assert!(matches!(errors.as_slice(), [ChangeError::GatewayTaken { .. }]), "{errors:?}");
+    });
+}
+
+#[test]
+fn a_lock_that_somebody_holds_is_told_and_not_waited_for() {
+    on_one_thread(async {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("registry.db");
+        prepare(&path, "__").await.expect("prepares");
+        let registry = registry(&path);
+        let options = connect_options(&path, Duration::ZERO);
+        let mut other = SqliteConnection::connect_with(&options).await.expect("connect");
+        let held = other.begin_with("BEGIN IMMEDIATE").await.expect("the lock");
+        let (new, offer) = (gateway("up"), offer(&[]));
+        // Far beyond the wait for a lock, and below the one that SQLite's users usually set.
+        let told =
+            tokio::time::timeout(Duration::from_secs(3), change::add_gateway(&registry, 0, &new, &offer));
+        let error = told.await.expect("told soon").expect_err("locked");
+        assert!(matches!(error, ChangeError::Registry(RegistryError::Locked)), "{error}");
+        held.rollback().await.expect("rollback");
+        change::add_gateway(&registry, 0, &new, &offer).await.expect("works again");
+    });
+}
+
+#[test]
+fn changes_of_many_workers_at_a_time_all_succeed() {
+    on_one_thread(async {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("registry.db");
+        prepare(&path, "__").await.expect("prepares");
+        let offer = Rc::new(offer(&[r#"{"name":"t"}"#]));
+        let registered = (0..4).map(|number| {
+            let (registry, offer) = (registry(&path), Rc::clone(&offer));
+            task::spawn("registration", async move {
+                change::add_gateway(&registry, 0, &gateway(&format!("up{number}")), &offer).await
+            })
+        });
+        for registered in registered.collect::<Vec<_>>() {
+            registered.await.expect("runs").expect("registered");
+        }
     });
 }
 
