@@ -279,6 +279,11 @@ async fn insert_gateway(
 ) -> Result<(), ChangeError> {
     let taken: Vec<i64> =
         sqlx::query_scalar("SELECT interned_index FROM gateways").fetch_all(&mut *connection).await?;
+    // AUTOINCREMENT never gives a number twice, so this is a high-water mark that deletions leave where it is.
+    let registered_ever: i64 =
+        sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'gateways'")
+            .fetch_one(&mut *connection)
+            .await?;
     let auth_value = new.credentials.auth_type().map(|_| json(&new.credentials));
     sqlx::query(
         "INSERT INTO gateways (id, name, slug, url, description, transport, capabilities, server_info, instructions, \
@@ -294,7 +299,7 @@ async fn insert_gateway(
     .bind(offer.server_info.get())
     .bind(&offer.instructions)
     .bind(json(&offer.era))
-    .bind(lowest_free(&taken))
+    .bind(counter_cell(registered_ever, &taken))
     .bind(now)
     .bind(new.credentials.auth_type())
     .bind(auth_value)
@@ -311,10 +316,11 @@ fn json(value: &(impl serde::Serialize + ?Sized)) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// The lowest counter cell that nobody has; the last cell is shared by everybody who comes too late.
-fn lowest_free(taken: &[i64]) -> i64 {
+/// The counter cell of a new upstream: one that no upstream ever had while there are such, because a cell keeps its
+/// counts; then the lowest one that nobody has; the last cell is shared by everybody who comes too late.
+fn counter_cell(registered_ever: i64, taken: &[i64]) -> i64 {
     let last = UPSTREAMS as i64 - 1;
-    (0..last).find(|index| !taken.contains(index)).unwrap_or(last)
+    (registered_ever..last).chain(0..last).find(|cell| !taken.contains(cell)).unwrap_or(last)
 }
 
 async fn insert_items(
@@ -436,9 +442,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counter_cells_are_reused_and_the_last_one_is_shared() {
-        assert_eq!(lowest_free(&[]), 0);
-        assert_eq!(lowest_free(&[0, 2, 1, 4]), 3);
-        assert_eq!(lowest_free(&(0..63).collect::<Vec<_>>()), 63);
+    fn a_counter_cell_is_reused_only_when_none_is_new_and_the_last_one_is_shared() {
+        assert_eq!(counter_cell(0, &[]), 0);
+        assert_eq!(counter_cell(3, &[0]), 3, "1 and 2 were somebody's");
+        assert_eq!(counter_cell(62, &[0]), 62);
+        assert_eq!(counter_cell(63, &[0, 2, 62]), 1, "all were used");
+        assert_eq!(counter_cell(900, &(0..63).collect::<Vec<_>>()), 63);
     }
 }

@@ -189,6 +189,26 @@ fn of_two_registrations_of_one_name_at_a_time_one_wins() {
 }
 
 #[test]
+fn a_new_upstream_does_not_inherit_the_counts_of_a_removed_one() {
+    on_one_thread(async {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("registry.db");
+        prepare(&path, "__").await.expect("prepares");
+        let registry = registry(&path);
+        let offer = offer(&[]);
+        for (name, cell) in [("a", 0), ("b", 1)] {
+            change::add_gateway(&registry, 0, &gateway(name), &offer).await.expect("added");
+            let mut connection = registry.pool().await.expect("pool").acquire().await.expect("connection");
+            let id = format!("id-{name}");
+            let row = records::gateway(&mut connection, &id).await.expect("reads").expect("there");
+            assert_eq!(row.interned_index, cell, "{name}");
+            drop(connection);
+            change::remove_gateway(&registry, 0, &id).await.expect("removed");
+        }
+    });
+}
+
+#[test]
 fn a_lock_that_somebody_holds_is_told_and_not_waited_for() {
     on_one_thread(async {
         let dir = tempfile::tempdir().expect("temp dir");
