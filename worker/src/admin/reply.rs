@@ -16,17 +16,6 @@ use crate::upstream::masked::{masked, without_query_values};
 /// Why a request of the API is not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// The principal may not.
-    #[error(
-        "{subject:?} may not {} the registry; use an administrator's token (forkgate token create --sub NAME --admin)",
-        if *change { "change" } else { "read" }
-    )]
-    Forbidden {
-        /// Who.
-        subject: String,
-        /// To change, not only to read.
-        change: bool,
-    },
     /// A longer path than there is.
     #[error(
         "there is no /v1/{collection}/{rest}; this version has /v1/{collection} and /v1/{collection}/{{id}}"
@@ -110,7 +99,6 @@ impl ApiError {
     /// Why, for the table of failures.
     fn cause(&self) -> Cause {
         match self {
-            ApiError::Forbidden { .. } => Cause::Forbidden,
             ApiError::NoSuchPath { .. } | ApiError::NotFound { .. } => Cause::NotFound,
             ApiError::MethodNotAllowed { .. } => Cause::MethodNotAllowed,
             ApiError::Unprocessable { .. } => Cause::Unprocessable,
