@@ -230,7 +230,8 @@ const ACCESS: &[Setting] = &[
         Computed("none"),
         Other { allowed: "origins such as https://app.example.com, separated by commas", read: readers::allowed_origins },
         |s| s.allowed_origins.join(","),
-        "`Origin`s of web pages that are answered, besides pages of the allowed hosts themselves.",
+        "`Origin`s of web pages that are answered (CORS), besides pages of the allowed hosts themselves. A page still needs a \
+         token.",
     )
     .or(&["ALLOWED_ORIGINS"]),
 ];

@@ -37,6 +37,13 @@ pub struct ApiRoute {
     pub id: Option<String>,
 }
 
+impl ApiRoute {
+    /// The methods of this path, as the `Allow` header has them.
+    pub fn methods(&self) -> &'static str {
+        self.collection.methods(self.id.is_some())
+    }
+}
+
 /// The collections of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Collection {

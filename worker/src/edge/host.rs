@@ -67,11 +67,7 @@ impl HostPolicy {
         {
             return Err(Refusal::RepeatedHeader(name));
         }
-        // With an absolute request target the Host field is to be ignored (RFC 9112 §3.2.2).
-        let host = match head.uri.authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => head.headers.get(HOST).and_then(|host| host.to_str().ok()),
-        };
+        let host = requested(head);
         let name = host.and_then(name_of).unwrap_or_default();
         if !self.hosts.is_empty() && !contains(&self.hosts, name) {
             return Err(Refusal::WrongHost(shown(host.unwrap_or_default())));
@@ -82,12 +78,21 @@ impl HostPolicy {
     }
 
     fn accepts_origin(&self, origin: &str, requested: &str) -> bool {
-        if contains(&self.origins, origin) || self.origins.iter().any(|listed| listed == "*") {
+        if contains(&self.origins, origin) {
             return true;
         }
         let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         let Some(name) = authority.and_then(name_of) else { return false };
         if self.hosts.is_empty() { name.eq_ignore_ascii_case(requested) } else { contains(&self.hosts, name) }
+    }
+}
+
+/// Host and port that a request names.
+pub(super) fn requested(head: &Parts) -> Option<&str> {
+    // With an absolute request target the Host field is to be ignored (RFC 9112 §3.2.2).
+    match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => head.headers.get(HOST).and_then(|host| host.to_str().ok()),
     }
 }
 

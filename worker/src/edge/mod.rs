@@ -1,9 +1,10 @@
 //! HTTP: from a connection's bytes to a routed, authenticated request, and back.
 //!
-//! The steps of a request, in this order, in `serve`: path (`routes`) → Host and Origin (`host`) → token (`auth`) →
-//! `may` → body (`limits`) → protocol, admin API or one of our own answers. Whatever is turned down on the way is a
-//! [`refusal::Refusal`].
+//! The steps of a request, in this order, in `serve`: path (`routes`) → preflights of pages of other origins (`cors`) →
+//! Host and Origin (`host`) → token (`auth`) → `may` → body (`limits`) → protocol, admin API or one of our own answers.
+//! Whatever is turned down on the way is a [`refusal::Refusal`].
 
+mod cors;
 mod host;
 mod in_flight;
 mod limits;

@@ -15,6 +15,9 @@ use super::serve::Port;
 use crate::admin::{ApiRoute, Collection};
 use crate::catalog::Endpoint;
 
+/// Methods of an MCP endpoint.
+pub(super) const MCP_METHODS: &str = "GET, POST, DELETE";
+
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Route {
@@ -25,6 +28,17 @@ pub(super) enum Route {
     Version,
     Status,
     Metrics,
+}
+
+impl Route {
+    /// The methods that pages of other origins may use: of MCP and of the API, which ask for a token.
+    pub(super) fn methods_for_pages(&self) -> Option<&'static str> {
+        match self {
+            Route::Mcp(_) => Some(MCP_METHODS),
+            Route::Api(route) => Some(route.methods()),
+            Route::Health | Route::Ready | Route::Version | Route::Status | Route::Metrics => None,
+        }
+    }
 }
 
 /// Finds the route of a path; none when nothing is served there on this port.

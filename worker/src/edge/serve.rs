@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::cors::Cors;
 use super::host::HostPolicy;
 use super::in_flight::{Answer, InFlight};
 use super::limits::{discard, read_body};
@@ -159,7 +160,12 @@ async fn handle(
 ) -> Result<Response<Answer>, Infallible> {
     let (head, body) = request.into_parts();
     let mut body = Some(body);
-    let mut response = match routes::find(head.uri.path(), edge.port) {
+    let route = routes::find(head.uri.path(), edge.port);
+    let methods = route.as_ref().and_then(Route::methods_for_pages);
+    let cors = methods.and_then(|_| Cors::of(&head, &edge.hosts));
+    let preflight = cors.as_ref().zip(methods).and_then(|(cors, methods)| cors.preflight(&head, methods));
+    let mut response = match route {
+        _ if let Some(answer) = preflight => answer,
         None => Refusal::NoSuchPath(head.uri.path().chars().take(200).collect()).answer(Reader::Rest),
         Some(route @ (Route::Health | Route::Ready | Route::Version)) => {
             in_flight.is_probe();
@@ -175,6 +181,9 @@ async fn handle(
             observed(&edge, &route, &head).unwrap_or_else(|refusal| refusal.answer(Reader::Rest))
         }
     };
+    if let Some(cors) = cors {
+        cors.allow(&mut response);
+    }
     if let Some(unread) = body
         && !discard(unread).await
     {
@@ -235,7 +244,7 @@ async fn mcp(
     } else if head.method == Method::GET || head.method == Method::DELETE {
         Bytes::new()
     } else {
-        return Err(Refusal::NoSuchMethod("GET, POST, DELETE"));
+        return Err(Refusal::NoSuchMethod(routes::MCP_METHODS));
     };
     // Boxed: a connection that is idle does not hold the memory of a handler.
     Ok(Box::pin(protocol::serve(&edge.gateway, endpoint, principal, head, body)).await)

@@ -130,6 +130,46 @@ async fn the_way_in() {
 }
 
 #[tokio::test]
+async fn a_page_of_an_allowed_origin_can_use_the_gateway() {
+    LocalSet::new()
+        .run_until(async {
+            let world = world(Port::Main, |settings| {
+                settings.allowed_origins = vec!["https://app.example.com".to_owned()];
+            })
+            .await;
+            let token = world.token(true);
+            let from = |line: &str, origin: &str| {
+                format!(
+                    "{line} HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: POST"
+                )
+            };
+            let app = "https://app.example.com";
+            let allowed = "access-control-allow-origin: https://app.example.com\r\n";
+            for (line, methods) in
+                [("OPTIONS /mcp", "GET, POST, DELETE"), ("OPTIONS /v1/gateways", "GET, HEAD, POST")]
+            {
+                let answer = world.ask(&from(line, app), None, "").await;
+                assert!(answer.starts_with("HTTP/1.1 204 ") && answer.contains(allowed), "{answer}");
+                let methods = format!("access-control-allow-methods: {methods}\r\n");
+                assert!(answer.contains(&methods) && answer.contains("vary: Origin\r\n"), "{answer}");
+                let refused = world.ask(&from(line, "https://evil.com"), None, "").await;
+                assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+                assert!(!refused.contains("access-control"), "{refused}");
+            }
+            for (line, token) in [("POST /mcp", Some(token.as_str())), ("POST /mcp", None)] {
+                let answer = world.ask(&from(line, app), token, "{}").await;
+                assert!(answer.contains(allowed), "{answer}");
+                assert!(answer.contains("access-control-expose-headers: mcp-session-id, "), "{answer}");
+                let own = world.ask(&from(line, "http://localhost"), token, "{}").await;
+                assert!(!own.contains("access-control"), "{own}");
+            }
+            let probe = world.ask(&from("GET /health", app), None, "").await;
+            assert!(!probe.contains("access-control"), "{probe}");
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_token_in_the_query_is_no_token() {
     LocalSet::new()
         .run_until(async {
