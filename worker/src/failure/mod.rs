@@ -38,6 +38,9 @@ pub enum Failure {
     /// A modern request without a required `_meta` field.
     #[error("invalid params: `_meta` lacks {0}")]
     MissingMeta(&'static str),
+    /// A modern request whose `params` or `_meta` cannot be read, so that the required fields are missing.
+    #[error("invalid params: {0}")]
+    UnreadableMeta(String),
     /// A header of a modern request is missing, malformed or says something else than the body.
     #[error("{0}")]
     HeaderMismatch(String),
@@ -102,7 +105,7 @@ impl Failure {
             Failure::InvalidParams(_) | Failure::NoSuchTool(_) | Failure::NoSuchPrompt(_) => {
                 Cause::InvalidParams
             }
-            Failure::MissingMeta(_) => Cause::MissingMeta,
+            Failure::MissingMeta(_) | Failure::UnreadableMeta(_) => Cause::MissingMeta,
             Failure::HeaderMismatch(_) => Cause::HeaderMismatch,
             Failure::UnsupportedVersion { .. } => Cause::UnsupportedVersion,
             Failure::NoSuchMethod(_) => Cause::NoSuchMethod,

@@ -60,19 +60,15 @@ pub fn encode(text: &str) -> HeaderValue {
     value.expect("visible ASCII is a header value")
 }
 
-/// `Mcp-Method`, and `Mcp-Name` when the method has one.
-pub fn check_standard(headers: &HeaderMap, method: &str, name: Option<&str>) -> Result<(), Failure> {
-    for (header, want) in [(METHOD, Some(method)), (NAME, name)] {
-        let Some(want) = want else { continue };
-        match decoded(headers, header)? {
-            None => return Err(mismatch(format!("the {header} header is missing"))),
-            Some(got) if got != want => {
-                return Err(mismatch(format!("the {header} header says {got:?}, the body {want:?}")));
-            }
-            Some(_) => {}
+/// `Mcp-Method` or `Mcp-Name`, which must say what the body says.
+pub fn check_mirror(headers: &HeaderMap, header: &str, want: &str) -> Result<(), Failure> {
+    match decoded(headers, header)? {
+        None => Err(mismatch(format!("the {header} header is missing"))),
+        Some(got) if got != want => {
+            Err(mismatch(format!("the {header} header says {got:?}, the body {want:?}")))
         }
+        Some(_) => Ok(()),
     }
-    Ok(())
 }
 
 /// `Mcp-Param-*` of a tool's call, against its arguments.
@@ -177,7 +173,10 @@ mod tests {
             (&[("Mcp-Method", "tools/call")], None, true),
             (&[], None, false),
         ] {
-            assert_eq!(check_standard(&headers(pairs), "tools/call", name).is_ok(), want, "{pairs:?}");
+            let headers = headers(pairs);
+            let method = check_mirror(&headers, METHOD, "tools/call").is_ok();
+            let name = name.is_none_or(|name| check_mirror(&headers, NAME, name).is_ok());
+            assert_eq!(method && name, want, "{pairs:?}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! Revision 2026-07-28: stateless, every request says who it is from and in which version.
 //!
 //! A request passes these checks in this order; the first that fails is answered (M is the reference on the protocol):
-//! required `_meta` → version header equals body → version served → `Mcp-Method` and `Mcp-Name` → method known →
-//! `Mcp-Param-*` → dispatch.
+//! required `_meta` → version header equals body → version served → `Mcp-Method` → what the method is about → `Mcp-Name` →
+//! method known → `Mcp-Param-*` → dispatch.
 
 use std::rc::Rc;
 
@@ -36,7 +36,10 @@ pub async fn post<G: Ground>(
 ) -> Response<Body> {
     match &envelope.message {
         // What a modern notification may ask for (cancelling) is said by closing the stream.
-        Message::Notification { .. } => answers::empty(StatusCode::ACCEPTED),
+        Message::Notification { .. } => match check_version_header(head) {
+            Ok(()) => answers::empty(StatusCode::ACCEPTED),
+            Err(failure) => failure.respond(Era::Modern, None, false),
+        },
         Message::Response { .. } => {
             let failure =
                 Failure::InvalidRequest("a client sends requests and notifications, no responses".to_owned());
@@ -60,15 +63,20 @@ async fn request<G: Ground>(
     id: &str,
     method: &str,
 ) -> Result<Response<Body>, Failure> {
-    let params = Params::of(envelope)?;
+    let params = Params::of(envelope).map_err(|failure| match failure {
+        Failure::InvalidParams(what) => Failure::UnreadableMeta(what),
+        failure => failure,
+    })?;
     let log_level = check_meta(head, params.as_ref())?;
+    headers::check_mirror(head, headers::METHOD, method)?;
     let forwarded = Forwarded::from_method(method);
     let subject = match forwarded {
         Some(forwarded) => Some(forward::subject(forwarded, params.as_ref())?),
         None => None,
     };
-    let name = subject.as_deref().filter(|_| forwarded != Some(Forwarded::Complete));
-    headers::check_standard(head, method, name)?;
+    if let Some(name) = subject.as_deref().filter(|_| forwarded != Some(Forwarded::Complete)) {
+        headers::check_mirror(head, headers::NAME, name)?;
+    }
     if let (Some(forwarded), Some(subject)) = (forwarded, &subject) {
         let target = forward::target(&**ground, endpoint, principal, forwarded, params.as_ref(), subject)?;
         if forwarded == Forwarded::ToolsCall {
@@ -105,6 +113,15 @@ pub fn list<G: Ground>(
     Ok(answers::json(answers::list(era, id, kind, &items)))
 }
 
+/// The version of the header is one that is served.
+fn check_version_header(head: &HeaderMap) -> Result<(), Failure> {
+    let version = header(head, VERSION_HEADER).unwrap_or_default();
+    if MODERN_VERSIONS.contains(&version) {
+        return Ok(());
+    }
+    Err(Failure::UnsupportedVersion { requested: version.to_owned() })
+}
+
 /// Checks `_meta` and the version; gives the log level that was asked for.
 fn check_meta(head: &HeaderMap, params: Option<&Params<'_>>) -> Result<Option<u8>, Failure> {
     let meta = params.and_then(|params| params.meta.as_ref());
@@ -116,9 +133,7 @@ fn check_meta(head: &HeaderMap, params: Option<&Params<'_>>) -> Result<Option<u8
         let what = format!("the MCP-Protocol-Version header says {said:?}, `_meta` {version:?}");
         return Err(Failure::HeaderMismatch(what));
     }
-    if !MODERN_VERSIONS.contains(&&*version) {
-        return Err(Failure::UnsupportedVersion { requested: version.into_owned() });
-    }
+    check_version_header(head)?;
     match meta.get(LEVEL_KEY) {
         None => Ok(None),
         Some(raw) => {

@@ -325,6 +325,11 @@ fn the_modern_ladder() {
         for (headers, method, params, status, code) in [
             (&[][..], "tools/list", &*meta, 400, -32020),
             (&[v], "tools/list", "{}", 400, -32602),
+            (&[v], "tools/list", "[]", 400, -32602),
+            (&[v], "tools/list", r#"{"_meta":"x"}"#, 400, -32602),
+            (&[v], "tools/list", r#"{"_meta":{"a":1,"a":1}}"#, 400, -32602),
+            (&[v], "tools/call", &meta, 400, -32020),
+            (&[v, ("mcp-method", "tools/call")], "tools/call", &meta, 200, -32602),
             (
                 &[v],
                 "tools/list",
@@ -377,6 +382,11 @@ fn the_modern_ladder() {
         }
         let note = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{}}"#;
         assert_eq!(bench.send("POST", &[v], note).await.status(), 202);
+        let unknown = [("mcp-protocol-version", "1999-01-01")];
+        let refused = bench.send("POST", &unknown, note).await;
+        assert_eq!(refused.status(), 400);
+        let answer = value(&text(refused).await);
+        assert_eq!((&answer["error"]["code"], &answer["id"]), (&(-32022).into(), &serde_json::Value::Null));
         assert_eq!(bench.send("POST", &[v], r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).await.status(), 400);
     });
 }
