@@ -163,17 +163,27 @@ impl Catalog {
         Some(match endpoint {
             Endpoint::Federated => &self.federated,
             Endpoint::Server(id) => self.servers.get(id)?,
-            Endpoint::Upstream(name) => {
-                let by = |of: fn(&UpstreamEntry) -> &str| self.upstreams.iter().position(|u| of(u) == name);
-                let number = by(|upstream| &upstream.name).or_else(|| by(|upstream| &upstream.slug))?;
-                &self.single[number]
-            }
+            Endpoint::Upstream(name) => &self.single[self.number(name)?],
         })
     }
 
     /// All upstreams, in the order of lists.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<UpstreamEntry>> {
         self.upstreams.iter()
+    }
+
+    /// Who is behind an endpoint, in the order of lists; none when there is no such server or upstream.
+    pub fn upstreams_of(&self, endpoint: &Endpoint) -> Option<&[Arc<UpstreamEntry>]> {
+        Some(match endpoint {
+            Endpoint::Federated => &self.upstreams,
+            Endpoint::Server(id) => self.servers.get(id)?.upstreams(),
+            Endpoint::Upstream(name) => std::slice::from_ref(&self.upstreams[self.number(name)?]),
+        })
+    }
+
+    fn number(&self, name: &str) -> Option<usize> {
+        let by = |of: fn(&UpstreamEntry) -> &str| self.upstreams.iter().position(|u| of(u) == name);
+        by(|upstream| &upstream.name).or_else(|| by(|upstream| &upstream.slug))
     }
 }
 

@@ -117,6 +117,28 @@ fn names_lead_to_their_upstreams() {
 }
 
 #[test]
+fn behind_a_virtual_server_stand_only_the_upstreams_of_its_items() {
+    let mut source = source();
+    source.servers.push(SourceServer {
+        id: "s2".to_owned(),
+        resources: vec![Pick { id: "c-demo://note".to_owned(), name: None }],
+        ..SourceServer::default()
+    });
+    let catalog = Catalog::from_snapshot(compile(&source).expect("compiles").bytes.into()).expect("loads");
+    for (endpoint, want) in [
+        (Endpoint::Federated, Some(vec!["A b", "c"])),
+        (Endpoint::Server("s1".to_owned()), Some(vec!["A b", "c"])),
+        (Endpoint::Server("s2".to_owned()), Some(vec!["c"])),
+        (Endpoint::Upstream("a-b".to_owned()), Some(vec!["A b"])),
+        (Endpoint::Server("s3".to_owned()), None),
+    ] {
+        let names = catalog.upstreams_of(&endpoint);
+        let names = names.map(|all| all.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>());
+        assert_eq!(names, want, "{endpoint:?}");
+    }
+}
+
+#[test]
 fn two_items_cannot_have_one_name() {
     let mut source = source();
     source.separator = "-".to_owned();

@@ -1,6 +1,6 @@
 //! A view as a worker holds it: lists are slices of the mapping, names are found by hash.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ pub struct CompiledView {
     prompts: HashMap<Box<str>, Leads>,
     resources: HashMap<Box<str>, Leads>,
     templates: Vec<(UriTemplate, Arc<UpstreamEntry>)>,
+    /// Who is behind all of these.
+    upstreams: Vec<Arc<UpstreamEntry>>,
 }
 
 impl CompiledView {
@@ -46,6 +48,7 @@ impl CompiledView {
             prompts: HashMap::new(),
             resources: HashMap::new(),
             templates: Vec::new(),
+            upstreams: Vec::new(),
         }
     }
 
@@ -61,6 +64,8 @@ impl CompiledView {
                 *slot = list(blob, span)?;
             }
         }
+        let routes = [&index.tools, &index.prompts, &index.resources, &index.templates];
+        let numbers: BTreeSet<usize> = routes.into_iter().flatten().map(|route| route.upstream).collect();
         let by_name = |routes: Vec<Route>| -> HashMap<Box<str>, Leads> {
             routes
                 .into_iter()
@@ -83,7 +88,13 @@ impl CompiledView {
             prompts: by_name(index.prompts),
             resources: by_name(index.resources),
             templates: index.templates.into_iter().filter_map(template).collect(),
+            upstreams: numbers.into_iter().map(|number| Arc::clone(&upstreams[number])).collect(),
         })
+    }
+
+    /// The upstreams that its items lead to, in the order of lists.
+    pub(super) fn upstreams(&self) -> &[Arc<UpstreamEntry>] {
+        &self.upstreams
     }
 }
 

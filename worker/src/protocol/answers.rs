@@ -109,6 +109,15 @@ impl Offer {
         offer
     }
 
+    /// False for a method behind a capability that is not advertised.
+    pub fn serves(&self, method: &str) -> bool {
+        match method {
+            "completion/complete" => self.completions,
+            "logging/setLevel" => self.logging,
+            _ => true,
+        }
+    }
+
     fn capabilities(&self) -> String {
         let completions = if self.completions { r#","completions":{}"# } else { "" };
         let logging = if self.logging { r#","logging":{}"# } else { "" };

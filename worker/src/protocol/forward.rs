@@ -47,7 +47,7 @@ pub fn subject<'a>(
     }
 }
 
-/// Who answers.
+/// Who answers, if the endpoint offers the method at all.
 pub fn target<G: Ground>(
     ground: &G,
     endpoint: &Endpoint,
@@ -56,6 +56,10 @@ pub fn target<G: Ground>(
     params: Option<&Params<'_>>,
     subject: &str,
 ) -> Result<Target, Failure> {
+    // What else is forwarded is always offered.
+    if method == Forwarded::Complete {
+        check_offered(ground, endpoint, method.method())?;
+    }
     let is_prompt = || {
         let to = params.and_then(|params| params.object.object("ref"));
         to.is_some_and(|to| to.get("name").is_some())
@@ -76,6 +80,12 @@ pub fn target<G: Ground>(
         }
     };
     ground.with_view(endpoint, find).unwrap_or_else(|| Err(no_such_endpoint(endpoint)))
+}
+
+/// Refuses a method behind a capability that this endpoint does not advertise.
+pub fn check_offered<G: Ground>(ground: &G, endpoint: &Endpoint, method: &str) -> Result<(), Failure> {
+    let offer = ground.offer(endpoint).ok_or_else(|| no_such_endpoint(endpoint))?;
+    if offer.serves(method) { Ok(()) } else { Err(Failure::NoSuchMethod(method.to_owned())) }
 }
 
 /// The failure of an endpoint that the catalog does not know.

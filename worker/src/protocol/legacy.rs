@@ -128,6 +128,7 @@ async fn request<G: Ground>(
     match method {
         "ping" => Ok(answers::json(answers::result(Era::Legacy, id, ""))),
         "logging/setLevel" => {
+            forward::check_offered(&**ground, endpoint, method)?;
             let params = Params::of(envelope)?;
             let params = params.ok_or_else(|| Failure::InvalidParams("`level` is missing".to_owned()))?;
             let level = levels::parse(&params.string("level")?)

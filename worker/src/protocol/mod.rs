@@ -80,14 +80,8 @@ impl Ground for Gateway {
 
     fn offer(&self, endpoint: &Endpoint) -> Option<Offer> {
         let catalog = self.catalog.load();
-        catalog.view(endpoint)?;
-        let upstreams = catalog.upstreams().map(|upstream| &**upstream);
-        Some(match endpoint {
-            Endpoint::Upstream(name) => {
-                Offer::of(upstreams.filter(|upstream| upstream.name == *name || upstream.slug == *name), true)
-            }
-            Endpoint::Federated | Endpoint::Server(_) => Offer::of(upstreams, false),
-        })
+        let upstreams = catalog.upstreams_of(endpoint)?.iter().map(|upstream| &**upstream);
+        Some(Offer::of(upstreams, matches!(endpoint, Endpoint::Upstream(_))))
     }
 
     fn may_call(&self, principal: &Principal, tool: &str) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! A request passes these checks in this order; the first that fails is answered (M is the reference on the protocol):
 //! required `_meta` → version header equals body → version served → `Mcp-Method` → what the method is about → `Mcp-Name` →
-//! method known → `Mcp-Param-*` → dispatch.
+//! method known and behind an advertised capability → `Mcp-Param-*` → dispatch.
 
 use std::rc::Rc;
 

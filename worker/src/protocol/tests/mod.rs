@@ -392,6 +392,33 @@ fn the_modern_ladder() {
 }
 
 #[test]
+fn a_method_behind_a_capability_that_is_not_advertised_is_not_found() {
+    run(async {
+        // The upstream of this bench has logging and no completions.
+        let bench = bench("http://127.0.0.1:1/mcp", legacy_era());
+        let body = |method: &str, params: &str| {
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#)
+        };
+        let complete = format!(r#"{{"ref":{{"type":"ref/prompt","name":"up__p"}},"_meta":{{{META}}}}}"#);
+        let response =
+            bench.modern("completion/complete", None, &body("completion/complete", &complete)).await;
+        assert_eq!(response.status(), 404);
+        assert_eq!(value(&text(response).await)["error"]["code"], -32601);
+        let legacy = body("completion/complete", r#"{"ref":{"type":"ref/prompt","name":"up__p"}}"#);
+        let response = bench.legacy(&legacy).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(value(&text(response).await)["error"]["code"], -32601);
+
+        let set_level = body("logging/setLevel", r#"{"level":"info"}"#);
+        assert!(value(&text(bench.legacy(&set_level).await).await)["error"].is_null());
+        let mut silent = (*bench.entry).clone();
+        silent.capabilities = "{}".to_owned();
+        let offer = super::answers::Offer::of([&silent].into_iter(), true);
+        assert!(!offer.serves("logging/setLevel") && offer.serves("tools/call"));
+    });
+}
+
+#[test]
 fn an_upstream_that_fails_is_named_and_counted() {
     run(async {
         let (url, log) = upstream(legacy_script(|got| match got.body.contains("hang") {
