@@ -19,7 +19,7 @@ use super::modern::list;
 use super::params::Params;
 use super::relay::Reading;
 use super::rewrite::Forwarded;
-use super::{Ground, streams};
+use super::{Ground, silence, streams};
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::catalog::Endpoint;
@@ -119,7 +119,7 @@ async fn request<G: Ground>(
                 keepalive: ground.settings().sse_keepalive_interval,
             },
         };
-        return detached(ground, call).await;
+        return detached(ground, call, id).await;
     }
     if let Some(kind) = answers::list_kind(method) {
         let params = Params::of(envelope)?;
@@ -150,15 +150,22 @@ struct Call {
     reading: Reading,
 }
 
-async fn detached<G: Ground>(ground: &Rc<G>, call: Call) -> Result<Response<Body>, Failure> {
+async fn detached<G: Ground>(ground: &Rc<G>, call: Call, id: &str) -> Result<Response<Body>, Failure> {
     let (sender, answer) = oneshot::channel();
+    let (id, reading, is_tool_call): (Box<str>, _, _) =
+        (id.into(), call.reading, call.method == Forwarded::ToolsCall);
     let ground = Rc::clone(ground);
     task::spawn("legacy call", async move {
         // Boxed: what is handed to the event loop is then small and cheap to move. If nobody waits any more, the call was
         // made all the same.
         let _ = sender.send(Box::pin(call.run(&ground)).await);
     });
-    answer.await.unwrap_or_else(|_| Err(Failure::Internal("the call ended without an answer".to_owned())))
+    let answer = Box::pin(async move {
+        let unanswered = |_| Err(Failure::Internal("the call ended without an answer".to_owned()));
+        let answered = answer.await.unwrap_or_else(unanswered);
+        answered.unwrap_or_else(|failure| failure.respond(Era::Legacy, Some(&id), is_tool_call))
+    });
+    Ok(silence::bridge(answer, reading).await)
 }
 
 impl Call {

@@ -17,6 +17,7 @@ pub mod rewrite;
 pub mod splice;
 
 mod forward;
+mod silence;
 mod streams;
 
 #[cfg(test)]
@@ -112,6 +113,9 @@ pub async fn serve_on<G: Ground>(
     let headers = &head.headers;
     let header_era = era::by_header(headers);
     match head.method {
+        Method::POST if header_era == Era::Modern => {
+            return modern::post(ground, endpoint, principal, head.headers, body).await;
+        }
         Method::POST => {}
         Method::GET if header_era == Era::Legacy => {
             return legacy::get(ground, &endpoint, &principal, headers);
@@ -129,8 +133,8 @@ pub async fn serve_on<G: Ground>(
     };
     let params = envelope.object.object("params").filter(|_| !headers.contains_key(era::VERSION_HEADER));
     match era::classify(headers, &envelope.message, params.as_ref()) {
-        Ok(Era::Modern) => modern::post(ground, &endpoint, &principal, headers, &envelope).await,
-        Ok(Era::Legacy) => legacy::post(ground, &endpoint, &principal, headers, &envelope, &body).await,
+        // The header alone says modern, and was asked above.
+        Ok(_) => legacy::post(ground, &endpoint, &principal, headers, &envelope, &body).await,
         Err(failure) => {
             let id = match &envelope.message {
                 envelope::Message::Request { id, .. } => Some(id.get()),

@@ -6,9 +6,9 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 
-use super::Ground;
 use super::answers;
 use super::envelope::{Envelope, Message, string};
 use super::era::{MODERN_VERSIONS, VERSION_HEADER, VERSION_KEY, header};
@@ -18,6 +18,7 @@ use super::levels;
 use super::params::Params;
 use super::relay::Reading;
 use super::rewrite::Forwarded;
+use super::{Ground, silence};
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::catalog::Endpoint;
@@ -29,11 +30,31 @@ const LEVEL_KEY: &str = "io.modelcontextprotocol/logLevel";
 /// Answers a POST.
 pub async fn post<G: Ground>(
     ground: &Rc<G>,
+    endpoint: Endpoint,
+    principal: Rc<Principal>,
+    head: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    let keepalive = ground.settings().sse_keepalive_interval;
+    let reading = Reading { takes_events: forward::takes_events(&head), keepalive };
+    let ground = Rc::clone(ground);
+    // Owns all that it needs, so that it can go on beside an event stream.
+    let answer = Box::pin(async move { answer(&ground, &endpoint, &principal, &head, &body, reading).await });
+    silence::bridge(answer, reading).await
+}
+
+async fn answer<G: Ground>(
+    ground: &Rc<G>,
     endpoint: &Endpoint,
     principal: &Principal,
     head: &HeaderMap,
-    envelope: &Envelope<'_>,
+    body: &Bytes,
+    reading: Reading,
 ) -> Response<Body> {
+    let envelope = match Envelope::parse(body) {
+        Ok(envelope) => envelope,
+        Err(malformed) => return malformed.into_failure().respond(Era::Modern, None, false),
+    };
     match &envelope.message {
         // What a modern notification may ask for (cancelling) is said by closing the stream.
         Message::Notification { .. } => match check_version_header(head) {
@@ -46,7 +67,8 @@ pub async fn post<G: Ground>(
             failure.respond(Era::Modern, None, false)
         }
         Message::Request { id, method } => {
-            let answered = request(ground, endpoint, principal, head, envelope, id.get(), method).await;
+            let answered =
+                request(ground, endpoint, principal, head, &envelope, reading, id.get(), method).await;
             answered.unwrap_or_else(|failure| {
                 failure.respond(Era::Modern, Some(id.get()), method == "tools/call")
             })
@@ -54,12 +76,14 @@ pub async fn post<G: Ground>(
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "what a request is made of")]
 async fn request<G: Ground>(
     ground: &Rc<G>,
     endpoint: &Endpoint,
     principal: &Principal,
     head: &HeaderMap,
     envelope: &Envelope<'_>,
+    reading: Reading,
     id: &str,
     method: &str,
 ) -> Result<Response<Body>, Failure> {
@@ -83,8 +107,6 @@ async fn request<G: Ground>(
             let arguments = params.as_ref().and_then(|params| params.object.get("arguments"));
             headers::check_params(head, &target, arguments)?;
         }
-        let keepalive = ground.settings().sse_keepalive_interval;
-        let reading = Reading { takes_events: forward::takes_events(head), keepalive };
         let caller = Caller { era: Era::Modern, version: None, log_level };
         return Ok(forward(ground, caller, forwarded, envelope, params.as_ref(), target, reading).await);
     }

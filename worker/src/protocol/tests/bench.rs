@@ -16,6 +16,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use crate::auth::Principal;
 use crate::body::Body;
@@ -115,6 +116,8 @@ pub(super) enum Says {
     /// One event, and then nothing for ever.
     EventThenHang(String),
     Hang,
+    /// As `Json`, once somebody says so.
+    Held(Rc<Notify>, u16, String),
 }
 
 pub(super) type Log = Rc<RefCell<Vec<Got>>>;
@@ -173,6 +176,10 @@ pub(super) async fn say(says: Says) -> Response<Body> {
                 writer.closed().await;
             });
             with_type(200, "text/event-stream", body)
+        }
+        Says::Held(release, status, text) => {
+            release.notified().await;
+            with_type(status, "application/json", Body::full(text))
         }
         Says::Hang => std::future::pending().await,
     }

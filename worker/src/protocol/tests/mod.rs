@@ -17,6 +17,12 @@ const META: &str = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io
 const ODD: &str =
     r#"{ "z":1e400 , "a":18446744073709551616,"a":1.0,"\u0061":"\ud83d\ude00", "vendor/x":[ ] }"#;
 
+/// The last event of a stream.
+fn event(stream: &str) -> serde_json::Value {
+    let last = stream.rsplit("data: ").next().expect("an event");
+    value(last.split("\n\n").next().expect("its data"))
+}
+
 #[test]
 fn legacy_to_legacy_keeps_every_byte_but_ids_names_and_tokens() {
     run(async {
@@ -433,7 +439,7 @@ fn an_upstream_that_fails_is_named_and_counted() {
         let answer = value(&text(bench.legacy(&call("x")).await).await);
         assert_eq!(answer["error"]["code"], -32603);
         assert_eq!(answer["error"]["message"], "upstream up: it answered with HTTP status 500");
-        let answer = value(&text(bench.legacy(&call("hang")).await).await);
+        let answer = event(&text(bench.legacy(&call("hang")).await).await);
         assert!(answer["error"]["message"].as_str().is_some_and(|m| m.contains("in time")), "{answer}");
         assert_eq!((bench.outcomes(Outcome::Failed), bench.outcomes(Outcome::TimedOut)), (1, 1));
         while !log.borrow().iter().any(|got| got.rpc() == "notifications/cancelled") {
@@ -498,6 +504,61 @@ fn a_modern_client_that_hangs_up_cancels_and_a_legacy_one_does_not() {
 }
 
 #[test]
+fn a_silent_upstream_keeps_its_client_with_comments_in_both_eras() {
+    run(async {
+        let release: Rc<tokio::sync::Notify> = Rc::default();
+        let held = Rc::clone(&release);
+        let (url, log) = upstream(legacy_script(move |got| {
+            let status = if got.body.contains("broken") { 500 } else { 200 };
+            let text = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{"late":1}}}}"#, got.id());
+            Says::Held(Rc::clone(&held), status, text)
+        }))
+        .await;
+        let bench = bench(&url, legacy_era());
+        let call = |name: &str, meta: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{{"name":"up__{name}"{meta}}}}}"#
+            )
+        };
+        let meta = format!(r#","_meta":{{{META}}}"#);
+        for name in ["fine", "broken"] {
+            let legacy = bench.legacy(&call(name, "")).await;
+            let modern = bench.modern("tools/call", Some(&format!("up__{name}")), &call(name, &meta)).await;
+            while log.borrow().iter().filter(|got| got.body.contains(name)).count() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            release.notify_waiters();
+            for response in [legacy, modern] {
+                assert_eq!(
+                    (response.status(), &response.headers()["content-type"]),
+                    (StatusCode::OK, &http::HeaderValue::from_static("text/event-stream"))
+                );
+                let stream = text(response).await;
+                assert!(stream.starts_with(": keep-alive\n\n"), "{stream}");
+                let answer = event(&stream);
+                assert_eq!((&answer["id"], answer["error"].is_object()), (&"c".into(), name == "broken"));
+            }
+        }
+        let modern = bench.modern("tools/call", Some("up__left"), &call("left", &meta)).await;
+        drop(modern);
+        while !log.borrow().iter().any(|got| got.rpc() == "notifications/cancelled") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let session = bench.session().await;
+        let headers = [("mcp-session-id", &*session), ("accept", "application/json")];
+        let body = call("patient", "");
+        let (response, ()) = tokio::join!(bench.send("POST", &headers, &body), async {
+            while !log.borrow().iter().any(|got| got.body.contains("patient")) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tokio::time::sleep(2 * bench.settings.sse_keepalive_interval).await;
+            release.notify_waiters();
+        });
+        assert_eq!(response.headers()["content-type"], "application/json");
+    });
+}
+
+#[test]
 fn a_stream_that_is_given_up_cancels_for_a_modern_client_only_and_always_ends_with_a_response() {
     run(async {
         let (url, log) = upstream(legacy_script(|got| {
@@ -523,8 +584,7 @@ fn a_stream_that_is_given_up_cancels_for_a_modern_client_only_and_always_ends_wi
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(cancelled(), 1, "a disconnect is no cancellation");
         let stream = text(bench.legacy(legacy).await).await;
-        let last = stream.rsplit("data: ").next().expect("an event");
-        let last = value(last.split("\n\n").next().expect("its data"));
+        let last = event(&stream);
         assert_eq!((&last["id"], &last["error"]["code"]), (&2.into(), &(-32603).into()), "{stream}");
     });
 }
