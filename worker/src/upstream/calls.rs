@@ -32,6 +32,9 @@ pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-i
 
 /// A body that only says what went wrong is read up to this many bytes.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
+/// Opening a session may take this long, and no more than half of a call's time: everybody who waits for it is to learn
+/// why there is none before their own time is up.
+const OPENING: Duration = Duration::from_secs(30);
 /// An upstream that nobody called for this long is forgotten: it may no longer be registered.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// How often idle connections are looked at.
@@ -258,13 +261,16 @@ impl Upstreams {
 
     /// True when another era was found.
     async fn probe_again(&self, peer: &Rc<Peer>) -> Result<bool, UpstreamError> {
-        let found = probe::probe(self, peer).await?;
-        let is_new = found.era != peer.era();
-        if is_new {
-            tracing::info!(host = %peer.origin.host, era = ?found.era, "an upstream speaks another era than it was registered with");
-            peer.set_era(found.era);
-        }
-        Ok(is_new)
+        let probe = async {
+            let found = probe::probe(self, peer).await?;
+            let is_new = found.era != peer.era();
+            if is_new {
+                tracing::info!(host = %peer.origin.host, era = ?found.era, "an upstream speaks another era than it was registered with");
+                peer.set_era(found.era);
+            }
+            Ok(is_new)
+        };
+        peer.probing.share(probe).await
     }
 
     async fn session_for(
@@ -275,9 +281,13 @@ impl Upstreams {
         match era {
             UpstreamEra::Modern => Ok(None),
             UpstreamEra::Legacy { .. } => {
+                let limit = OPENING.min(self.0.settings.tool_timeout / 2);
+                let late =
+                    || UpstreamError::Unreachable(format!("it did not answer initialize within {limit:?}"));
                 let open = async {
-                    let found = probe::initialize(self, peer).await?;
-                    found
+                    let opened = tokio::time::timeout(limit, probe::initialize(self, peer)).await;
+                    opened
+                        .map_err(|_| late())??
                         .session
                         .ok_or_else(|| UpstreamError::Nonsense("initialize opened no session".to_owned()))
                 };

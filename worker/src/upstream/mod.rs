@@ -15,6 +15,7 @@ pub mod session;
 pub mod sse;
 
 mod calls;
+mod turns;
 
 #[cfg(test)]
 pub(crate) mod fixture;

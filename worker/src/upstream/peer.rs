@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::UpstreamError;
 use super::connect::{Origin, Sender};
 use super::session::SessionSlot;
+use super::turns::Turns;
 use crate::catalog::{UpstreamEntry, UpstreamEra};
 
 /// An idle connection is closed after this time: below the 5 s after which uvicorn and Node close theirs, so that a
@@ -29,6 +30,8 @@ pub struct Peer {
     pub headers: HeaderMap,
     /// Its session, when it speaks a legacy era.
     pub session: SessionSlot,
+    /// Finding out anew which era it speaks.
+    pub(super) probing: Turns<bool, UpstreamError>,
     era: RefCell<UpstreamEra>,
     idle: RefCell<Vec<(Sender, Instant)>>,
     used: Cell<Instant>,
@@ -59,6 +62,7 @@ impl Peer {
             path,
             headers,
             session: SessionSlot::default(),
+            probing: Turns::default(),
             era,
             idle: RefCell::default(),
             used: Cell::new(Instant::now()),

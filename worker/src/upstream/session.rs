@@ -6,7 +6,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use http::HeaderValue;
-use tokio::sync::Mutex;
+
+use super::UpstreamError;
+use super::turns::Turns;
 
 /// An open session.
 #[derive(Debug)]
@@ -21,8 +23,7 @@ pub struct UpstreamSession {
 #[derive(Default)]
 pub struct SessionSlot {
     open: RefCell<Option<Rc<UpstreamSession>>>,
-    /// Held while one caller opens a session; the others wait for its outcome.
-    opening: Mutex<()>,
+    opening: Turns<Rc<UpstreamSession>, UpstreamError>,
 }
 
 impl SessionSlot {
@@ -31,21 +32,20 @@ impl SessionSlot {
         self.open.borrow().clone()
     }
 
-    /// The session; opened by `open` when there is none, by one caller at a time.
-    pub async fn get_or_open<E>(
+    /// The session; opened by `open` when there is none, by one caller for all who want it meanwhile.
+    pub async fn get_or_open(
         &self,
-        open: impl Future<Output = Result<UpstreamSession, E>>,
-    ) -> Result<Rc<UpstreamSession>, E> {
+        open: impl Future<Output = Result<UpstreamSession, UpstreamError>>,
+    ) -> Result<Rc<UpstreamSession>, UpstreamError> {
         if let Some(session) = self.current() {
             return Ok(session);
         }
-        let _turn = self.opening.lock().await;
-        if let Some(session) = self.current() {
-            return Ok(session);
-        }
-        let session = Rc::new(open.await?);
-        *self.open.borrow_mut() = Some(Rc::clone(&session));
-        Ok(session)
+        let keep = async {
+            let session = Rc::new(open.await?);
+            *self.open.borrow_mut() = Some(Rc::clone(&session));
+            Ok(session)
+        };
+        self.opening.share(keep).await
     }
 
     /// Replaces the session, by one that a probe opened.
@@ -78,7 +78,7 @@ mod tests {
         let open = || async {
             tokio::task::yield_now().await;
             opened.set(opened.get() + 1);
-            Ok::<_, ()>(UpstreamSession { id: None, version: "2025-11-25".into() })
+            Ok(UpstreamSession { id: None, version: "2025-11-25".into() })
         };
         let (a, b) = tokio::join!(slot.get_or_open(open()), slot.get_or_open(open()));
         let (a, b) = (a.expect("a"), b.expect("b"));

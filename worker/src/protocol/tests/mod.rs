@@ -504,6 +504,27 @@ fn a_modern_client_that_hangs_up_cancels_and_a_legacy_one_does_not() {
 }
 
 #[test]
+fn a_session_that_cannot_be_opened_is_tried_once_for_all_who_wait() {
+    run(async {
+        let (url, log) = upstream(|got| match got.rpc().as_str() {
+            "initialize" => Says::Hang,
+            _ => Says::Json(404, String::new()),
+        })
+        .await;
+        let bench = bench(&url, legacy_era());
+        let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"up__echo"}}"#;
+        let (a, b, c) = tokio::join!(bench.legacy(call), bench.legacy(call), bench.legacy(call));
+        for response in [a, b, c] {
+            let answer = event(&text(response).await);
+            let message = answer["error"]["message"].as_str().unwrap_or_default();
+            assert!(message.contains("did not answer initialize"), "{answer}");
+            assert_eq!(answer["error"]["data"]["retrySafe"], true);
+        }
+        assert_eq!(log.borrow().iter().filter(|got| got.rpc() == "initialize").count(), 1);
+    });
+}
+
+#[test]
 fn a_silent_upstream_keeps_its_client_with_comments_in_both_eras() {
     run(async {
         let release: Rc<tokio::sync::Notify> = Rc::default();
