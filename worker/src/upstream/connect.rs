@@ -1,6 +1,5 @@
 //! New connections to upstreams: name → allowed address → TCP → TLS → HTTP/1.1.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 
+use super::resolve::Names;
 use super::{UpstreamError, address};
 use crate::lifecycle::task;
 
@@ -38,6 +38,7 @@ pub struct Origin {
 /// Makes connections.
 pub struct Connector {
     settings: Arc<Settings>,
+    names: Names,
     /// Loaded when the first `https` upstream is called: reading the system's certificates costs time and memory.
     tls: OnceCell<TlsConnector>,
 }
@@ -45,7 +46,7 @@ pub struct Connector {
 impl Connector {
     /// Loads nothing yet.
     pub fn new(settings: Arc<Settings>) -> Connector {
-        Connector { settings, tls: OnceCell::new() }
+        Connector { settings, names: Names::default(), tls: OnceCell::new() }
     }
 
     /// A connection that is ready for a request, within `GATEWAY_CONNECT_TIMEOUT`.
@@ -74,12 +75,10 @@ impl Connector {
     /// Tries the allowed addresses one after another; the first gets at most half of the time, so that a dead IPv6
     /// route leaves some for IPv4.
     async fn dial(&self, origin: &Origin, limit: Duration) -> Result<TcpStream, UpstreamError> {
-        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((origin.host.as_str(), origin.port))
-            .await
-            .map_err(|error| UpstreamError::NoAddress(error.to_string()))?
-            .collect();
+        let lookup = async |host: String, port| Ok(tokio::net::lookup_host((host, port)).await?.collect());
+        let addresses = self.names.addresses(origin, lookup).await?;
         let mut last = UpstreamError::NoAddress("no address".to_owned());
-        for address in addresses {
+        for &address in addresses.iter() {
             if !address::allowed(address.ip(), &self.settings) {
                 last = UpstreamError::AddressRefused(address.ip());
                 continue;

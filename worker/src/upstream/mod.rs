@@ -11,11 +11,12 @@ pub mod masked;
 mod message;
 pub mod peer;
 pub mod probe;
+mod resolve;
 pub mod session;
 pub mod sse;
+mod turns;
 
 mod calls;
-mod turns;
 
 #[cfg(test)]
 pub(crate) mod fixture;
