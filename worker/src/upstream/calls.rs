@@ -3,8 +3,7 @@
 //! What is mended, each at most once per call: a session that the upstream forgot (it is opened anew), an era that
 //! changed since registration (it is probed anew). In both cases the upstream refused the request without doing it.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +18,9 @@ use super::UpstreamError;
 use super::connect::Connector;
 use super::exchange::{self, Events, Exchange};
 use super::message::{self, MODERN_CODES};
+use super::open_call::OpenCall;
 use super::peer::Peer;
+use super::peers::Peers;
 use super::probe;
 use super::session::UpstreamSession;
 use crate::catalog::{UpstreamEntry, UpstreamEra};
@@ -37,6 +38,8 @@ const MAX_ERROR_BODY: u64 = 64 * 1024;
 const OPENING: Duration = Duration::from_secs(30);
 /// An upstream that nobody called for this long is forgotten: it may no longer be registered.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// How often unused upstreams are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// How often idle connections are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Messages nobody waits for (cancellations, answers to pings, farewells) may take this long.
@@ -79,58 +82,14 @@ struct Inner {
     rows: Arc<Rows>,
     row_index: usize,
     connector: Connector,
-    peers: RefCell<HashMap<String, Rc<Peer>>>,
+    peers: Peers,
     /// Ids are unique within this worker, so they are within each session it has.
     next_id: Cell<u64>,
     is_sweeping: Cell<bool>,
+    is_forgetting: Cell<bool>,
 }
 
-/// A call that an upstream works on. Dropped before it is closed, it tells a legacy upstream that nobody waits any more
-/// (a modern one sees the connection close).
-pub struct OpenCall {
-    upstreams: Upstreams,
-    peer: Rc<Peer>,
-    session: Option<Rc<UpstreamSession>>,
-    id: u64,
-    index: usize,
-    is_open: bool,
-}
-
-impl OpenCall {
-    /// The upstream is done with it; counts what became of it.
-    pub fn close(&mut self, outcome: Outcome) {
-        if std::mem::replace(&mut self.is_open, false) {
-            self.upstreams.count(self.index, outcome);
-        }
-    }
-
-    /// Counts how it failed.
-    /// Only a deadline leaves something to cancel.
-    pub fn fail(&mut self, error: &UpstreamError) {
-        self.upstreams.count(self.index, outcome_of(error));
-        self.is_open = *error == UpstreamError::TimedOut;
-    }
-
-    /// Sends a message that belongs to this call: an answer to something that the upstream asked.
-    pub async fn post_back(&self, body: Bytes) {
-        self.upstreams.courtesy(&self.peer, self.session.as_ref(), Method::POST, body).await;
-    }
-}
-
-impl Drop for OpenCall {
-    fn drop(&mut self) {
-        let Some(session) = self.session.take().filter(|_| self.is_open) else { return };
-        let (upstreams, peer, id) = (self.upstreams.clone(), Rc::clone(&self.peer), self.id);
-        task::spawn("cancel an upstream call", async move {
-            let body = format!(
-                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id},"reason":"nobody waits for it any more"}}}}"#
-            );
-            upstreams.courtesy(&peer, Some(&session), Method::POST, body.into()).await;
-        });
-    }
-}
-
-fn outcome_of(error: &UpstreamError) -> Outcome {
+pub(super) fn outcome_of(error: &UpstreamError) -> Outcome {
     if *error == UpstreamError::TimedOut { Outcome::TimedOut } else { Outcome::Failed }
 }
 
@@ -161,9 +120,10 @@ impl Upstreams {
             rows,
             row_index,
             connector: Connector::new(Arc::clone(settings)),
-            peers: RefCell::default(),
+            peers: Peers::default(),
             next_id: Cell::new(0),
             is_sweeping: Cell::new(false),
+            is_forgetting: Cell::new(false),
         })))
     }
 
@@ -209,26 +169,19 @@ impl Upstreams {
             };
             let id = self.next_id();
             let built = build(&era, id);
-            let mut call = OpenCall {
-                upstreams: self.clone(),
-                peer: Rc::clone(peer),
-                session: session.clone(),
-                id,
-                index,
-                is_open: true,
-            };
+            let mut call = OpenCall::new(self, peer, session.clone(), id, index);
             let headers = request_headers(peer, &era, session.as_deref(), built.headers);
             let answered = async {
                 let exchange = self.send(peer, Method::POST, headers, built.body, may_repeat).await?;
                 self.read_head(exchange, &era, session.is_some(), deadline).await
             };
             // An upstream that refused or broke off has nothing to cancel; one that is still at it has (see `Drop`).
-            let attempt = answered.await.inspect_err(|_| call.is_open = false)?;
+            let attempt = answered.await.inspect_err(|_| call.forget())?;
             let refusal = match attempt {
                 Attempt::Done(answer) => return Ok(Answered { answer, era, id, call }),
                 Attempt::SessionGone(refusal) => {
                     if let Some(session) = session.filter(|_| !has_reopened) {
-                        call.is_open = false;
+                        call.forget();
                         has_reopened = true;
                         peer.session.forget(&session);
                         continue;
@@ -238,7 +191,6 @@ impl Upstreams {
                 Attempt::OtherEra(refusal) => {
                     if !has_probed {
                         has_probed = true;
-                        call.is_open = false;
                         if self.probe_again(peer).await? {
                             continue;
                         }
@@ -247,12 +199,9 @@ impl Upstreams {
                 }
             };
             return match refusal {
-                Refusal::Message(body) => {
-                    call.is_open = true;
-                    Ok(Answered { answer: Answer::Json(body), era, id, call })
-                }
+                Refusal::Message(body) => Ok(Answered { answer: Answer::Json(body), era, id, call }),
                 Refusal::Status(status) => {
-                    call.is_open = false;
+                    call.forget();
                     Err(UpstreamError::Status(status.as_u16()))
                 }
             };
@@ -361,7 +310,7 @@ impl Upstreams {
     }
 
     /// Sends something that nobody waits for; failures are nobody's concern.
-    async fn courtesy(
+    pub(super) async fn courtesy(
         &self,
         peer: &Rc<Peer>,
         session: Option<&Rc<UpstreamSession>>,
@@ -380,8 +329,10 @@ impl Upstreams {
 
     /// Ends the sessions with all upstreams: the last thing a worker does, and within a second.
     pub async fn close(&self) {
-        let peers: Vec<Rc<Peer>> = self.0.peers.borrow_mut().drain().map(|(_, peer)| peer).collect();
-        let farewells: Vec<_> = peers
+        let farewells: Vec<_> = self
+            .0
+            .peers
+            .take_all()
             .into_iter()
             .map(|peer| {
                 let upstreams = self.clone();
@@ -410,23 +361,35 @@ impl Upstreams {
         id
     }
 
-    fn count(&self, index: usize, outcome: Outcome) {
+    pub(super) fn count(&self, index: usize, outcome: Outcome) {
         self.0.rows.row(self.0.row_index).counters.count_upstream(index, outcome);
     }
 
     fn peer(&self, entry: &Arc<UpstreamEntry>) -> Result<Rc<Peer>, UpstreamError> {
-        let mut peers = self.0.peers.borrow_mut();
-        if let Some(peer) = peers.get(&entry.id).filter(|peer| peer.serves(entry)) {
-            return Ok(Rc::clone(peer));
-        }
-        let peer = Rc::new(Peer::new(Arc::clone(entry))?);
-        let replaced = peers.insert(entry.id.clone(), Rc::clone(&peer));
-        let stale = peers.extract_if(|_, peer| peer.last_used().elapsed() >= FORGET_AFTER);
-        for old in stale.map(|(_, peer)| peer).chain(replaced) {
-            let upstreams = self.clone();
-            task::spawn("end an upstream session", async move { upstreams.end_session(&old).await });
-        }
+        let peer = self.0.peers.get(entry)?;
+        self.start_forgetting();
         Ok(peer)
+    }
+
+    /// Ends the sessions of upstreams that are not used any more, also when nothing is called.
+    fn start_forgetting(&self) {
+        if self.0.is_forgetting.replace(true) {
+            return;
+        }
+        let inner = Rc::downgrade(&self.0);
+        task::spawn("unused upstreams", async move {
+            loop {
+                tokio::time::sleep(FORGET_EVERY).await;
+                let Some(upstreams) = inner.upgrade().map(Upstreams) else { return };
+                for peer in upstreams.0.peers.take_unused(FORGET_AFTER) {
+                    upstreams.end_session(&peer).await;
+                }
+                if upstreams.0.peers.is_empty() {
+                    upstreams.0.is_forgetting.set(false);
+                    return;
+                }
+            }
+        });
     }
 
     /// Closes idle connections in time also when nothing is called any more.
@@ -441,7 +404,7 @@ impl Upstreams {
             while quiet < 2 {
                 tokio::time::sleep(SWEEP_EVERY).await;
                 let Some(inner) = inner.upgrade() else { return };
-                let has_idle = inner.peers.borrow().values().fold(false, |any, peer| peer.sweep() | any);
+                let has_idle = inner.peers.close_idle();
                 quiet = if has_idle { 0 } else { quiet + 1 };
             }
             if let Some(inner) = inner.upgrade() {

@@ -9,7 +9,9 @@ pub mod exchange;
 pub mod fetch;
 pub mod masked;
 mod message;
+mod open_call;
 pub mod peer;
+mod peers;
 pub mod probe;
 mod resolve;
 pub mod session;
@@ -23,7 +25,8 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use calls::{Answer, Answered, Built, OpenCall, Upstreams};
+pub use calls::{Answer, Answered, Built, Upstreams};
+pub use open_call::OpenCall;
 
 /// Why an upstream gave no answer. The texts name no secrets: no header, no URL with its query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

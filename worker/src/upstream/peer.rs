@@ -83,6 +83,11 @@ impl Peer {
         same
     }
 
+    /// It is being used.
+    pub fn touch(&self) {
+        self.used.set(Instant::now());
+    }
+
     /// When it was last asked for.
     pub fn last_used(&self) -> Instant {
         self.used.get()
