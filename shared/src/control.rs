@@ -33,6 +33,8 @@ pub enum RecycleReason {
     Age,
     /// The settings were re-read.
     Reload,
+    /// Somebody sent it TERM.
+    Operator,
 }
 
 impl RecycleReason {
@@ -43,6 +45,7 @@ impl RecycleReason {
             RecycleReason::Memory => "memory",
             RecycleReason::Age => "age",
             RecycleReason::Reload => "reload",
+            RecycleReason::Operator => "operator",
         }
     }
 }
@@ -122,6 +125,14 @@ pub enum ControlError {
     TooLarge(usize),
 }
 
+impl ControlError {
+    /// True when the other side is gone.
+    pub fn is_gone(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        matches!(self, ControlError::Io(error) if matches!(error.kind(), BrokenPipe | ConnectionReset))
+    }
+}
+
 impl From<nix::errno::Errno> for ControlError {
     fn from(errno: nix::errno::Errno) -> Self {
         ControlError::Io(errno.into())
@@ -144,6 +155,20 @@ impl ControlSocket {
 
     /// Sends one message with at most one descriptor.
     pub fn send<M: Serialize>(&self, message: &M, fd: Option<BorrowedFd<'_>>) -> Result<(), ControlError> {
+        self.send_with(message, fd, MsgFlags::empty())
+    }
+
+    /// Sends one message if there is room for it now, also on a blocking end.
+    pub fn try_send<M: Serialize>(&self, message: &M) -> Result<(), ControlError> {
+        self.send_with(message, None, MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn send_with<M: Serialize>(
+        &self,
+        message: &M,
+        fd: Option<BorrowedFd<'_>>,
+        flags: MsgFlags,
+    ) -> Result<(), ControlError> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MAX_MESSAGE {
             return Err(ControlError::TooLarge(bytes.len()));
@@ -152,7 +177,7 @@ impl ControlSocket {
         let rights = raw.as_ref().map(|raw| ControlMessage::ScmRights(raw));
         let cmsgs: &[ControlMessage<'_>] = rights.as_slice();
         let iov = [IoSlice::new(&bytes)];
-        sendmsg::<()>(self.0.as_raw_fd(), &iov, cmsgs, MsgFlags::MSG_NOSIGNAL, None)?;
+        sendmsg::<()>(self.0.as_raw_fd(), &iov, cmsgs, MsgFlags::MSG_NOSIGNAL | flags, None)?;
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::memfd::{self, Mapping};
 
 /// Version of this layout; part of the header.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 const MAGIC: u64 = u64::from_be_bytes(*b"fgrows\0\0");
 
 /// Upstreams with counters of their own; the ones registered after these share the last cell.
@@ -186,8 +186,8 @@ pub struct Base {
     pub target: AtomicU64,
     /// Children that died without being asked to.
     pub crashes: AtomicU64,
-    /// Voluntary replacements by reason: max_requests, memory, age, reload.
-    pub recycles: [AtomicU64; 4],
+    /// Voluntary replacements by reason: max_requests, memory, age, reload, operator.
+    pub recycles: [AtomicU64; 5],
     /// Kills after a timeout: boot, drain.
     pub kills: [AtomicU64; 2],
     /// See [`Counters`].

@@ -47,6 +47,8 @@ pub struct Recycles {
     pub age: u64,
     /// See [`RecycleReason::Reload`].
     pub reload: u64,
+    /// See [`RecycleReason::Operator`].
+    pub operator: u64,
 }
 
 /// Kills by the timeout that led to them.
@@ -99,6 +101,7 @@ impl RecycleReason {
             RecycleReason::Memory => 1,
             RecycleReason::Age => 2,
             RecycleReason::Reload => 3,
+            RecycleReason::Operator => 4,
         }
     }
 }
@@ -128,6 +131,7 @@ impl Status {
                 memory: recycled(RecycleReason::Memory),
                 age: recycled(RecycleReason::Age),
                 reload: recycled(RecycleReason::Reload),
+                operator: recycled(RecycleReason::Operator),
             },
             crashes: base.crashes.load(Relaxed),
             kills: Kills { boot: base.kills[0].load(Relaxed), drain: base.kills[1].load(Relaxed) },

@@ -5,13 +5,18 @@ use std::time::Duration;
 
 use forkgate_tests::gateway::{Gateway, Setup};
 use forkgate_tests::load::{Load, Plan};
-use forkgate_tests::process;
+use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
 use forkgate_tests::{note, paths, wait};
 
 pub const TESTS: &[Test] = &[
     Test { name: "old_workers_are_replaced", limit: Duration::from_secs(60), run: old_workers },
+    Test {
+        name: "a_worker_that_gets_term_is_replaced",
+        limit: Duration::from_secs(60),
+        run: term_to_a_worker,
+    },
     Test { name: "recycles_leave_no_trace_in_the_master", limit: Duration::from_secs(180), run: no_trace },
 ];
 
@@ -68,6 +73,27 @@ fn old_workers() -> Verdict {
     });
     load.stop().assert_nothing_lost();
     assert!(status.recycles.age >= 2 && status.crashes == 0, "{status:?}");
+    gateway.stop();
+    Ok(())
+}
+
+/// Twice, so that the interval, an hour long, would show if it held for an operator.
+fn term_to_a_worker() -> Verdict {
+    let gateway = Setup::new().set("GATEWAY_RECYCLE_MIN_INTERVAL", "1h").start();
+    let _upstream = gateway.with_fast_upstream();
+    let load = Load::start(Plan::mixed(gateway.address, gateway.federated(), "fast__echo"));
+    for round in 1..=2 {
+        load.wait_for(500);
+        let asked = gateway.wait_settled().workers[0].pid;
+        assert!(process::signal(asked, Signal::SIGTERM), "worker {asked} is there");
+        wait::until_equal("the replacement", Duration::from_secs(20), round, || {
+            gateway.status().recycles.operator
+        });
+        wait::until_true("the old worker to leave", Duration::from_secs(20), || !process::alive(asked));
+    }
+    load.stop().assert_nothing_lost();
+    let status = gateway.wait_settled();
+    assert_eq!((status.crashes, status.recycles.operator), (0, 2), "{status:?}");
     gateway.stop();
     Ok(())
 }

@@ -194,6 +194,7 @@ pub struct Recycles {
     pub memory: u64,
     pub age: u64,
     pub reload: u64,
+    pub operator: u64,
 }
 
 /// One worker.

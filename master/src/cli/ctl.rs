@@ -148,7 +148,7 @@ fn table(answer: &Answer) -> String {
     let mut text = format!(
         "forkgate {}, pid {}, {} since {}: {}\n\
          requests {}, connections {}, crashes {}, killed {} at boot and {} draining\n\
-         recycled for max_requests {}, memory {}, age {}, reload {}\n\
+         recycled for max_requests {}, memory {}, age {}, reload {}, operator {}\n\
          catalog generation {}, rows {} of {}\n\n",
         status.version,
         answer.pid,
@@ -164,6 +164,7 @@ fn table(answer: &Answer) -> String {
         recycles.memory,
         recycles.age,
         recycles.reload,
+        recycles.operator,
         status.catalog_generation,
         status.workers.len(),
         status.row_capacity,

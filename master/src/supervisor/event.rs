@@ -118,7 +118,7 @@ pub enum Kill {
 /// A signal for a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildSignal {
-    /// Drain; before the child has handlers: die.
+    /// Leave, for a child that does not serve yet; a worker that serves takes it for an operator's wish.
     Term,
     /// Finish what is under way within moments.
     Int,

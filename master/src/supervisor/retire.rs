@@ -81,7 +81,6 @@ impl Supervisor {
             return;
         }
         if let Some(slot) = self.slots.get_mut(&id) {
-            slot.wish = None;
             slot.retiring = Some(Retiring {
                 since: now,
                 queue: None,

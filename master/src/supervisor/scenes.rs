@@ -101,6 +101,34 @@ fn a_recycling_overlaps_and_the_next_waits_for_the_interval_and_the_drainers() {
 }
 
 #[test]
+fn an_operators_wish_waits_for_no_interval_and_no_older_wish() {
+    let mut world = serving(3);
+    let (a, b) = (worker(&world, 0), worker(&world, 1));
+    world.event(Event::WantRecycle(a, RecycleReason::Age));
+    world.boot_all();
+    world.drained_leave();
+    for reason in [RecycleReason::Memory, RecycleReason::Operator] {
+        world.event(Event::WantRecycle(b, reason));
+    }
+    assert_eq!(spawns(&world), 2, "at once");
+    assert!(!world.processes[&b].told(), "it serves until its replacement is ready");
+    world.boot_all();
+    assert!(happened(&world, &Action::SendDrain(b)));
+    assert!(happened(&world, &Action::CountRecycle(RecycleReason::Operator)));
+    assert!(!happened(&world, &Action::CountCrash));
+}
+
+#[test]
+fn a_stop_reaches_a_worker_that_boots_by_signal_and_by_order() {
+    let mut world = serving(1);
+    world.event(Event::WantRecycle(worker(&world, 0), RecycleReason::Age));
+    let standby = *world.processes.keys().last().expect("standby");
+    world.event(Event::Order(Order::Drain));
+    assert!(happened(&world, &Action::SendRetire(standby)));
+    assert!(happened(&world, &Action::Signal(standby, ChildSignal::Term)));
+}
+
+#[test]
 fn a_standby_that_fails_leaves_the_old_worker_alone_and_is_tried_again() {
     let mut world = serving(2);
     let old = worker(&world, 0);
@@ -227,6 +255,21 @@ fn ttin_takes_a_ttou_back_until_the_worker_was_told() {
     world.boot_all();
     assert!(happened(&world, &Action::OpenListener(SlotId(2))), "the old socket is on its way out");
     assert_eq!(world.serving(), 2);
+}
+
+#[test]
+fn a_ttou_that_is_taken_back_leaves_the_workers_wish_alone() {
+    let mut world = serving(2);
+    world.event(Event::WantRecycle(worker(&world, 0), RecycleReason::Age));
+    world.boot_all();
+    let wishing = worker(&world, 1);
+    world.event(Event::WantRecycle(wishing, RecycleReason::MaxRequests));
+    world.event(Event::Order(Order::FewerWorkers));
+    world.drained_leave();
+    world.event(Event::Order(Order::MoreWorkers));
+    world.advance(3 * SECOND);
+    world.boot_all();
+    assert!(happened(&world, &Action::SendDrain(wishing)), "it asks only once");
 }
 
 #[test]

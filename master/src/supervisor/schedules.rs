@@ -31,8 +31,11 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let reason =
-        prop_oneof![Just(RecycleReason::MaxRequests), Just(RecycleReason::Memory), Just(RecycleReason::Age)];
+    let reason = prop_oneof![
+        Just(RecycleReason::MaxRequests),
+        Just(RecycleReason::Memory),
+        Just(RecycleReason::Operator)
+    ];
     let order = prop_oneof![
         3 => Just(Order::Reload),
         4 => Just(Order::MoreWorkers),

@@ -62,7 +62,12 @@ impl Supervisor {
                 (Phase::Running { .. }, Role::Worker { .. }) => {
                     self.leave(id, Action::SendRetire(id), deadline)
                 }
-                // It serves nobody yet, and may not listen to messages yet.
+                // The signal ends it while it boots; the order holds if it has just become ready.
+                (_, Role::Worker { .. }) => {
+                    self.leave(id, Action::SendRetire(id), deadline);
+                    self.out.push(Action::Signal(id, ChildSignal::Term));
+                }
+                // It serves nobody, and does not listen to messages.
                 _ => self.leave(id, Action::Signal(id, ChildSignal::Term), deadline),
             }
         }

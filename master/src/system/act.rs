@@ -120,12 +120,12 @@ impl Master {
         Ok(())
     }
 
-    /// Says something to a worker; one that does not listen gets the signal that means the same.
+    /// Says something to a worker; one that does not listen gets the one signal that a serving worker takes for an order.
     fn send(&mut self, id: ChildId, message: &ToChild) {
         let Some(child) = self.children.get(&id) else { return };
         let sent = child.control.as_ref().is_some_and(|control| control.send(message, None).is_ok());
         if !sent {
-            self.signal(id, libc::SIGTERM);
+            self.signal(id, libc::SIGINT);
         }
     }
 

@@ -121,7 +121,7 @@ fn serve(
     signals: nix::Result<SigSet>,
     parts: Parts,
 ) -> Result<ExitCode, BootError> {
-    control.send(&FromChild::Hello { version: VERSION }).doing("greeting the master")?;
+    control.send_if_alive(&FromChild::Hello { version: VERSION }).doing("greeting the master")?;
     let settings =
         Settings::from_fd(parts.settings).map_err(|error| BootError::Settings(error.to_string()))?;
     log::init(settings.log_format, &settings.log_level, &format!("worker {}", who.slot));
@@ -194,7 +194,8 @@ async fn open_and_serve(
     admin_listener: OwnedFd,
 ) -> Result<ExitCode, BootError> {
     let settings = &gateway.settings;
-    let orders = gateway.control.listen(signals, settings.orphan_timeout).doing("listening to the master")?;
+    let (line, orders) =
+        gateway.control.listener(signals, settings.orphan_timeout).doing("listening to the master")?;
     let (accepting, _) = watch::channel(Accepting::Open);
     let mut loops = Vec::new();
     for (port, fd, places) in [(Port::Main, listener, places), (Port::Admin, admin_listener, ADMIN_ROOM)] {
@@ -207,8 +208,12 @@ async fn open_and_serve(
     }
     recycle::start(gateway);
     task::spawn("registry-watch", registry::watch(Shared::clone(gateway)));
+    if line.was_ended_while_booting() {
+        return Err(BootError::Failed { doing: "starting", problem: "a signal ended it".to_owned() });
+    }
     gateway.row().state.store(RowState::Serving as u32, Relaxed);
-    gateway.control.send(&FromChild::Ready).doing("telling the master that the worker is ready")?;
+    gateway.control.send_if_alive(&FromChild::Ready).doing("telling the master that the worker is ready")?;
+    line.start().doing("listening to the master")?;
     tracing::info!(catalog = gateway.catalog.load().generation, "serving");
     Ok(drain::serve_until_told(gateway, orders, Doors { orders: accepting, loops }).await)
 }

@@ -16,9 +16,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-/// Orders that may wait for the event loop; the thread, then the master's socket, waits when there are more.
+/// Orders that may wait for the event loop. All of them mean leaving: a loop that has not read so many has been told.
 const QUEUE: usize = 16;
 
 /// How long after the orphan timeout a worker that is still here is taken to be stuck.
@@ -36,12 +36,40 @@ pub enum Order {
     /// Leave at once.
     Quit,
     /// A newer catalog.
-    Catalog {
-        /// Registry generation.
-        generation: u64,
-        /// The snapshot, a sealed memfd.
-        memfd: OwnedFd,
-    },
+    Catalog(Arc<NewCatalog>),
+}
+
+/// A catalog as it comes from the master.
+#[derive(Debug)]
+pub struct NewCatalog {
+    /// Registry generation.
+    pub generation: u64,
+    /// The snapshot, a sealed memfd.
+    pub memfd: OwnedFd,
+}
+
+/// The event loop's end of the line.
+pub struct Orders {
+    leave: mpsc::Receiver<Order>,
+    catalog: watch::Receiver<Option<Arc<NewCatalog>>>,
+}
+
+impl Orders {
+    /// The next order; of several catalogs only the newest. None when the thread could say nothing more. May be dropped
+    /// while it waits: nothing is lost.
+    pub async fn next(&mut self) -> Option<Order> {
+        loop {
+            tokio::select! {
+                biased;
+                order = self.leave.recv() => return order,
+                Ok(()) = self.catalog.changed() => {
+                    if let Some(catalog) = &*self.catalog.borrow_and_update() {
+                        return Some(Order::Catalog(Arc::clone(catalog)));
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Sends; receiving is a thread of its own.
@@ -82,21 +110,31 @@ impl Control {
         }
     }
 
-    /// Starts the thread. `signals` are the ones that [`block_signals`] has blocked in every thread.
-    pub fn listen(&self, signals: SigSet, orphan_timeout: Duration) -> io::Result<mpsc::Receiver<Order>> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+    /// As [`Control::send`], but a master that is gone is no error: the thread hears of that too, and makes an orphan.
+    pub fn send_if_alive(&self, message: &FromChild) -> Result<(), ControlError> {
+        match self.send(message) {
+            Err(error) if error.is_gone() => Ok(()),
+            sent => sent,
+        }
+    }
+
+    /// Prepares the thread. `signals` are the ones that [`block_signals`] has blocked in every thread.
+    pub fn listener(&self, signals: SigSet, orphan_timeout: Duration) -> io::Result<(Listener, Orders)> {
+        let (sender, leave) = mpsc::channel(QUEUE);
+        let (catalogs, catalog) = watch::channel(None);
         let listener = Listener {
             socket: Arc::clone(&self.socket),
             signals: SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             orders: Some(sender),
+            catalogs,
+            told: false,
             leave_by: None,
             orphan_timeout,
         };
         listener.epoll.add(listener.socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, CONTROL))?;
         listener.epoll.add(listener.signals.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
-        std::thread::Builder::new().name("fg-control".to_owned()).spawn(move || listener.run())?;
-        Ok(receiver)
+        Ok((listener, Orders { leave, catalog }))
     }
 }
 
@@ -123,17 +161,36 @@ pub fn block_signals() -> nix::Result<SigSet> {
 const CONTROL: u64 = 0;
 const SIGNALS: u64 = 1;
 
-struct Listener {
+/// The thread's own; see the module.
+pub struct Listener {
     socket: Arc<ControlSocket>,
     signals: SignalFd,
     epoll: Epoll,
     orders: Option<mpsc::Sender<Order>>,
+    catalogs: watch::Sender<Option<Arc<NewCatalog>>>,
+    /// The master gave an order to leave.
+    told: bool,
     /// Set once the master is gone.
     leave_by: Option<Instant>,
     orphan_timeout: Duration,
 }
 
 impl Listener {
+    /// True when a signal that ends a worker came while it started. The TERM that comes with the master's death is none:
+    /// what waits in this worker's queue has nobody else.
+    pub fn was_ended_while_booting(&self) -> bool {
+        let mut ended = false;
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            ended |= matches!(info.ssi_signo as libc::c_int, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT);
+        }
+        ended && !self.master_is_gone()
+    }
+
+    /// Starts the thread. To be called after `Ready` was sent: a wish that comes before means nothing to the master.
+    pub fn start(self) -> io::Result<()> {
+        std::thread::Builder::new().name("fg-control".to_owned()).spawn(move || self.run()).map(drop)
+    }
+
     fn run(mut self) {
         loop {
             let mut events = [EpollEvent::empty(); 2];
@@ -170,7 +227,7 @@ impl Listener {
             Ok(Received::Message(ToChild::Drain, _)) => self.order(Order::Drain),
             Ok(Received::Message(ToChild::Retire, _)) => self.order(Order::Retire),
             Ok(Received::Message(ToChild::Catalog { generation }, Some(memfd))) => {
-                self.order(Order::Catalog { generation, memfd });
+                self.catalogs.send_replace(Some(Arc::new(NewCatalog { generation, memfd })));
             }
             Ok(Received::Message(ToChild::Catalog { generation }, None)) => {
                 tracing::error!(generation, "a catalog came without its descriptor");
@@ -185,10 +242,21 @@ impl Listener {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as libc::c_int {
                 libc::SIGTERM if self.master_is_gone() => self.orphaned(),
-                libc::SIGTERM => self.order(Order::Drain),
+                libc::SIGTERM if self.leave_by.is_some() => self.order(Order::Drain),
+                libc::SIGTERM if self.told => {}
+                libc::SIGTERM => self.ask_for_replacement(),
                 libc::SIGINT | libc::SIGQUIT => self.order(Order::Quit),
                 _ => {}
             }
+        }
+    }
+
+    /// An operator's TERM. Leaving unasked would leave the slot's queue to nobody until this worker has drained.
+    fn ask_for_replacement(&self) {
+        tracing::info!("TERM: asking to be replaced");
+        let wish = FromChild::WantRecycle { reason: RecycleReason::Operator };
+        if let Err(error) = self.socket.try_send(&wish) {
+            tracing::warn!(%error, "the master could not be asked");
         }
     }
 
@@ -214,12 +282,9 @@ impl Listener {
     }
 
     fn order(&mut self, order: Order) {
+        self.told = true;
         let quit = matches!(order, Order::Quit);
-        let sent = match &self.orders {
-            Some(orders) if quit => orders.try_send(order).is_ok(),
-            Some(orders) => orders.blocking_send(order).is_ok(),
-            None => false,
-        };
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.try_send(order).is_ok());
         if quit && !sent {
             end_process("asked to quit while the event loop does not listen");
         }
@@ -236,25 +301,58 @@ fn end_process(why: &str) {
 mod tests {
     use super::*;
 
-    fn pair() -> (ControlSocket, Control, mpsc::Receiver<Order>) {
+    fn pair() -> (ControlSocket, Control, Orders) {
         let (master, child) = ControlSocket::pair().expect("pair");
         let control = Control::over(child);
-        let orders = control.listen(SigSet::empty(), Duration::from_secs(3600)).expect("thread");
+        let (listener, orders) =
+            control.listener(SigSet::empty(), Duration::from_secs(3600)).expect("listener");
+        listener.start().expect("thread");
         (master, control, orders)
     }
 
-    #[test]
-    fn orders_arrive_in_order_and_the_masters_end_makes_an_orphan() {
+    #[tokio::test]
+    async fn orders_arrive_in_order_and_the_masters_end_makes_an_orphan() {
         let (master, _control, mut orders) = pair();
         let memfd = forkgate_shared::memfd::immutable("test", b"x").expect("memfd");
         master.send(&ToChild::Catalog { generation: 9 }, Some(memfd.as_fd())).expect("send");
+        let first = orders.next().await;
+        assert!(matches!(first, Some(Order::Catalog(catalog)) if catalog.generation == 9));
         master.send(&ToChild::Retire, None).expect("send");
         master.send(&ToChild::Drain, None).expect("send");
         drop(master);
-        assert!(matches!(orders.blocking_recv(), Some(Order::Catalog { generation: 9, .. })));
-        assert!(matches!(orders.blocking_recv(), Some(Order::Retire)));
-        assert!(matches!(orders.blocking_recv(), Some(Order::Drain)));
-        assert!(matches!(orders.blocking_recv(), Some(Order::Orphan)));
+        assert!(matches!(orders.next().await, Some(Order::Retire)));
+        assert!(matches!(orders.next().await, Some(Order::Drain)));
+        assert!(matches!(orders.next().await, Some(Order::Orphan)));
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_reads_nothing_keeps_nobody_waiting_and_then_finds_the_newest_catalog() {
+        let (master, _control, mut orders) = pair();
+        let memfd = forkgate_shared::memfd::immutable("test", b"x").expect("memfd");
+        let many = 3 * QUEUE as u64;
+        for generation in 1..=many {
+            let message = ToChild::Catalog { generation };
+            while master.send(&message, Some(memfd.as_fd())).is_err() {
+                std::thread::yield_now();
+            }
+        }
+        drop(master);
+        let orphan = tokio::time::timeout(Duration::from_secs(10), orders.leave.recv()).await;
+        assert!(matches!(orphan, Ok(Some(Order::Orphan))), "the end was heard behind all that: {orphan:?}");
+        let newest = orders.catalog.borrow_and_update().clone();
+        assert_eq!(newest.map(|catalog| catalog.generation), Some(many));
+    }
+
+    #[test]
+    fn a_worker_becomes_ready_without_its_master() {
+        let (master, child) = ControlSocket::pair().expect("pair");
+        let control = Control::over(child);
+        let (listener, _orders) =
+            control.listener(SigSet::empty(), Duration::from_secs(3600)).expect("listener");
+        drop(master);
+        assert!(!listener.was_ended_while_booting());
+        assert!(control.send(&FromChild::Ready).is_err_and(|error| error.is_gone()));
+        control.send_if_alive(&FromChild::Ready).expect("its end makes an orphan, not an error");
     }
 
     #[test]

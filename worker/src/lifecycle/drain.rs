@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forkgate_shared::rows::RowState;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::control::Order;
+use super::control::{NewCatalog, Order, Orders};
 use crate::catalog::{Catalog, SnapshotError};
 use crate::gateway::{Gateway, Shared};
 use crate::net::accept::Accepting;
@@ -63,11 +63,7 @@ enum Next {
 }
 
 /// Follows the master's orders until it is time to leave, then leaves.
-pub(super) async fn serve_until_told(
-    gateway: &Shared,
-    orders: mpsc::Receiver<Order>,
-    doors: Doors,
-) -> ExitCode {
+pub(super) async fn serve_until_told(gateway: &Shared, orders: Orders, doors: Doors) -> ExitCode {
     follow(gateway, orders, doors).await;
     // At a hard end little is left of the time; a session that is not ended upstream expires there.
     let _ = tokio::time::timeout(FAREWELLS, gateway.upstreams.close()).await;
@@ -75,10 +71,10 @@ pub(super) async fn serve_until_told(
 }
 
 /// Returns when nothing is open any more, or the time to finish is over.
-async fn follow(gateway: &Shared, mut orders: mpsc::Receiver<Order>, doors: Doors) {
+async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
     let Doors { orders: accepting, loops } = doors;
     let limit = loop {
-        match obey(gateway, &accepting, orders.recv().await.unwrap_or(Order::Orphan)) {
+        match obey(gateway, &accepting, orders.next().await.unwrap_or(Order::Orphan)) {
             Next::Serve => {}
             Next::Leave(limit) => break limit,
             Next::Quit => return finish_quickly(gateway).await,
@@ -97,7 +93,7 @@ async fn follow(gateway: &Shared, mut orders: mpsc::Receiver<Order>, doors: Door
                 report_leftovers(gateway);
                 return;
             }
-            order = orders.recv(), if connected => {
+            order = orders.next(), if connected => {
                 connected = order.is_some();
                 match obey(gateway, &accepting, order.unwrap_or(Order::Orphan)) {
                     Next::Serve => {}
@@ -122,8 +118,8 @@ async fn finish_quickly(gateway: &Gateway) {
 fn obey(gateway: &Gateway, accepting: &watch::Sender<Accepting>, order: Order) -> Next {
     let graceful = gateway.settings.graceful_timeout;
     let (doors, next) = match order {
-        Order::Catalog { generation, memfd } => {
-            apply_catalog(gateway, generation, &memfd);
+        Order::Catalog(catalog) => {
+            apply_catalog(gateway, &catalog);
             return Next::Serve;
         }
         Order::Quit => {
@@ -170,11 +166,12 @@ fn report_leftovers(gateway: &Gateway) {
 }
 
 /// Swaps the catalog for a newer one. One that cannot be read is reported; the worker goes on with what it has.
-fn apply_catalog(gateway: &Gateway, generation: u64, memfd: &OwnedFd) {
+fn apply_catalog(gateway: &Gateway, new: &NewCatalog) {
+    let generation = new.generation;
     if generation <= gateway.catalog.load().generation {
         return;
     }
-    match read_catalog(memfd) {
+    match read_catalog(&new.memfd) {
         Ok(catalog) => {
             gateway.row().catalog_generation.store(catalog.generation, Relaxed);
             gateway.catalog.store(Arc::new(catalog));

@@ -175,8 +175,13 @@ fn workers(page: &Page, rows: &Rows) -> prometheus::Result<()> {
 
 fn supervision(page: &Page, rows: &Rows) -> prometheus::Result<()> {
     let base = rows.base();
-    let reasons =
-        [RecycleReason::MaxRequests, RecycleReason::Memory, RecycleReason::Age, RecycleReason::Reload];
+    let reasons = [
+        RecycleReason::MaxRequests,
+        RecycleReason::Memory,
+        RecycleReason::Age,
+        RecycleReason::Reload,
+        RecycleReason::Operator,
+    ];
     let recycles = reasons.map(|reason| (vec![reason.as_str()], base.recycles[reason.index()].load(Relaxed)));
     page.counter("forkgate_recycles_total", "Voluntary replacements of workers.", &["reason"], recycles)?;
     page.counter(
