@@ -1,17 +1,27 @@
 //! Recycling: by age; and hundreds of recycles leave no trace in the master: descriptors, memory, threads and children
 //! stay flat.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use forkgate_tests::gateway::{Gateway, Setup};
+use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, Setup};
+use forkgate_tests::http::Connection;
 use forkgate_tests::load::{Load, Plan};
 use forkgate_tests::process::{self, Signal};
+use forkgate_tests::raw::{Plays, Raw, result_answer};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
 use forkgate_tests::{note, paths, wait};
+use serde_json::json;
 
 pub const TESTS: &[Test] = &[
     Test { name: "old_workers_are_replaced", limit: Duration::from_secs(60), run: old_workers },
+    Test {
+        name: "a_call_whose_client_hung_up_is_waited_for",
+        limit: Duration::from_secs(60),
+        run: abandoned_call,
+    },
     Test {
         name: "a_worker_that_gets_term_is_replaced",
         limit: Duration::from_secs(60),
@@ -24,6 +34,8 @@ pub const TESTS: &[Test] = &[
 const WARM: u64 = 40;
 /// How much private memory may differ: pages that an allocator happens to keep.
 const MEMORY_SLACK: u64 = 1 << 20;
+/// How long the abandoned call takes: longer than a reload that waits for nothing.
+const SLOW: Duration = Duration::from_secs(4);
 
 #[derive(Debug)]
 struct Measured {
@@ -73,6 +85,34 @@ fn old_workers() -> Verdict {
     });
     load.stop().assert_nothing_lost();
     assert!(status.recycles.age >= 2 && status.crashes == 0, "{status:?}");
+    gateway.stop();
+    Ok(())
+}
+
+/// A legacy client that hangs up has cancelled nothing, and a reload does not do it for him: the upstream's connection is
+/// still there when the answer is.
+fn abandoned_call() -> Verdict {
+    let gateway = Setup::new().start();
+    let heard = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&heard);
+    let upstream = Raw::start(Plays::Legacy, move |request, stream| {
+        std::thread::sleep(SLOW);
+        stream.set_nonblocking(true)?;
+        let gone = matches!(stream.peek(&mut [0]), Ok(0));
+        stream.set_nonblocking(false)?;
+        *told.lock().expect("no thread panics with the lock") = Some(!gone);
+        stream.write_all(&result_answer(request, r#"{"content":[]}"#))
+    });
+    gateway.register("raw", &upstream.url());
+    gateway.wait_for_tool("raw__odd");
+    let endpoint = gateway.federated();
+    let mut connection = Connection::open(gateway.address, EXCHANGE_LIMIT).expect("a connection");
+    let session = endpoint.open_session(&mut connection).expect("a session");
+    connection.send(&endpoint.legacy_call(&session, 1, "raw__odd", &json!({}))).expect("sent");
+    wait::until_equal("the call to arrive", EXCHANGE_LIMIT, 1, || upstream.requests("tools/call").len());
+    drop(connection);
+    gateway.reload();
+    assert_eq!(*heard.lock().expect("no thread panics with the lock"), Some(true), "the upstream was heard");
     gateway.stop();
     Ok(())
 }

@@ -73,6 +73,9 @@ pub enum Failure {
     /// The session table is full.
     #[error("all sessions are in use; try again later")]
     SessionsFull,
+    /// Too many calls whose clients hung up still run.
+    #[error("too many calls whose clients have left are still running; try again later")]
+    CallsFull,
     /// A modern upstream asks its caller something, which this client's revision cannot be asked that way.
     #[error(
         "{upstream} needs more input from the user, which it can only ask clients of protocol 2026-07-28 for; \
@@ -111,7 +114,7 @@ impl Failure {
             Failure::NoSuchMethod(_) => Cause::NoSuchMethod,
             Failure::NoSuchResource(_) => Cause::NoSuchResource,
             Failure::SessionUnknown => Cause::SessionUnknown,
-            Failure::SessionsFull => Cause::Unavailable,
+            Failure::SessionsFull | Failure::CallsFull => Cause::Unavailable,
             Failure::InputRequired { .. } => Cause::InputRequired,
             Failure::Upstream { cause, .. } if cause.is_before_processing() => Cause::UpstreamUntouched,
             Failure::Upstream { .. } => Cause::UpstreamFailed,

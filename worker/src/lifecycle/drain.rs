@@ -8,7 +8,8 @@
 //! | quit | copies closed at once | the requests under way have most of a second; idle connections and streams are cut |
 //!
 //! When no listener is left the drain begins: answers announce the close, idle connections have a grace for one more
-//! request, streams end in their own way. The worker leaves when nothing is open, and at the limit in any case.
+//! request, streams end in their own way. The worker leaves when nothing is open
+//! and no call of a client that hung up runs any more, and at the limit in any case.
 
 use std::os::fd::OwnedFd;
 use std::pin::pin;
@@ -40,7 +41,7 @@ const QUICK_END: Duration = Duration::from_millis(800);
 /// How often a quick end looks whether requests are still under way.
 const QUICK_LOOK: Duration = Duration::from_millis(10);
 
-/// Connections named in the log when time is up; more are counted only.
+/// Connections and calls named in the log when time is up; more are counted only.
 const NAMED_LEFTOVERS: usize = 20;
 
 /// The accept loops and what they are told.
@@ -153,13 +154,16 @@ async fn leave(gateway: &Gateway, loops: Vec<JoinHandle<()>>) {
     }
     gateway.row().state.store(RowState::Draining as u32, Relaxed);
     gateway.lifecycle.drain();
-    gateway.lifecycle.connections().all_closed().await;
+    gateway.lifecycle.all_over().await;
 }
 
 fn report_leftovers(gateway: &Gateway) {
     let mut left = gateway.lifecycle.connections().describe();
+    let connections = left.len();
+    left.extend(gateway.lifecycle.calls().describe_abandoned());
+    let calls = left.len() - connections;
     left.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-    tracing::warn!(connections = left.len(), "the time to finish is over: what is still open is cut off");
+    tracing::warn!(connections, calls, "the time to finish is over: what is still open is cut off");
     for (what, seconds) in left.into_iter().take(NAMED_LEFTOVERS) {
         tracing::warn!(what, seconds, "cut off");
     }

@@ -3,9 +3,10 @@
 //! | phase | accepts connections | answers | leaves when |
 //! |---|---|---|---|
 //! | serving | yes | keep-alive | told to drain, or the master is gone |
-//! | draining | no | with `Connection: close` | nothing is open, or the graceful timeout passed |
+//! | draining | no | with `Connection: close` | nothing is open and no call runs, or the graceful timeout passed |
 
 pub mod boot;
+pub mod calls;
 pub mod control;
 mod drain;
 mod inherited;
@@ -18,6 +19,7 @@ use std::rc::Rc;
 
 use tokio::sync::watch;
 
+use self::calls::DetachedCalls;
 use crate::net::open::OpenConnections;
 
 /// Where in its life a worker is.
@@ -33,6 +35,7 @@ pub enum Phase {
 pub struct Lifecycle {
     phase: watch::Sender<Phase>,
     connections: Rc<OpenConnections>,
+    calls: Rc<DetachedCalls>,
     /// One bit per entry of the row's in-flight ring; set = free.
     pub(crate) free_ring_entries: Cell<u32>,
 }
@@ -42,6 +45,7 @@ impl Default for Lifecycle {
         Lifecycle {
             phase: watch::Sender::new(Phase::Serving),
             connections: Rc::default(),
+            calls: Rc::default(),
             free_ring_entries: Cell::new(u32::MAX),
         }
     }
@@ -69,5 +73,17 @@ impl Lifecycle {
     /// The client connections of both ports.
     pub fn connections(&self) -> &Rc<OpenConnections> {
         &self.connections
+    }
+
+    /// The calls that outlive a connection.
+    pub fn calls(&self) -> &Rc<DetachedCalls> {
+        &self.calls
+    }
+
+    /// Resolves when no connection is open and no call runs.
+    pub async fn all_over(&self) {
+        // In this order: a call begins on a connection, and none is accepted any more.
+        self.connections.all_closed().await;
+        self.calls.all_over().await;
     }
 }

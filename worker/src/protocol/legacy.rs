@@ -24,6 +24,7 @@ use crate::auth::Principal;
 use crate::body::Body;
 use crate::catalog::Endpoint;
 use crate::failure::{Era, Failure};
+use crate::lifecycle::calls::DetachedCall;
 use crate::lifecycle::task;
 
 const SESSION_HEADER: &str = "mcp-session-id";
@@ -117,6 +118,7 @@ async fn request<G: Ground>(
             reading: Reading {
                 takes_events: forward::takes_events(head),
                 keepalive: ground.settings().sse_keepalive_interval,
+                detached: None,
             },
         };
         return detached(ground, call, id).await;
@@ -150,10 +152,13 @@ struct Call {
     reading: Reading,
 }
 
-async fn detached<G: Ground>(ground: &Rc<G>, call: Call, id: &str) -> Result<Response<Body>, Failure> {
+async fn detached<G: Ground>(ground: &Rc<G>, mut call: Call, id: &str) -> Result<Response<Body>, Failure> {
+    let running = ground.lifecycle().calls().enter(call.method.method()).map_err(|_| Failure::CallsFull)?;
+    let waiting = Waiting(Some(Rc::clone(&running)));
+    let reading = call.reading.clone();
+    call.reading.detached = Some(running);
     let (sender, answer) = oneshot::channel();
-    let (id, reading, is_tool_call): (Box<str>, _, _) =
-        (id.into(), call.reading, call.method == Forwarded::ToolsCall);
+    let (id, is_tool_call): (Box<str>, _) = (id.into(), call.method == Forwarded::ToolsCall);
     let ground = Rc::clone(ground);
     task::spawn("legacy call", async move {
         // Boxed: what is handed to the event loop is then small and cheap to move. If nobody waits any more, the call was
@@ -163,9 +168,27 @@ async fn detached<G: Ground>(ground: &Rc<G>, call: Call, id: &str) -> Result<Res
     let answer = Box::pin(async move {
         let unanswered = |_| Err(Failure::Internal("the call ended without an answer".to_owned()));
         let answered = answer.await.unwrap_or_else(unanswered);
+        waiting.over();
         answered.unwrap_or_else(|failure| failure.respond(Era::Legacy, Some(&id), is_tool_call))
     });
     Ok(silence::bridge(answer, reading).await)
+}
+
+/// A client that waits for the answer to its call: dropped before that, it has left.
+struct Waiting(Option<Rc<DetachedCall>>);
+
+impl Waiting {
+    fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call.client_left();
+        }
+    }
 }
 
 impl Call {

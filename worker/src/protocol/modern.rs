@@ -36,10 +36,11 @@ pub async fn post<G: Ground>(
     body: Bytes,
 ) -> Response<Body> {
     let keepalive = ground.settings().sse_keepalive_interval;
-    let reading = Reading { takes_events: forward::takes_events(&head), keepalive };
+    let reading = Reading { takes_events: forward::takes_events(&head), keepalive, detached: None };
     let ground = Rc::clone(ground);
     // Owns all that it needs, so that it can go on beside an event stream.
-    let answer = Box::pin(async move { answer(&ground, &endpoint, &principal, &head, &body, reading).await });
+    let own = reading.clone();
+    let answer = Box::pin(async move { answer(&ground, &endpoint, &principal, &head, &body, own).await });
     silence::bridge(answer, reading).await
 }
 

@@ -6,12 +6,14 @@
 use bytes::Bytes;
 use forkgate_shared::rows::Outcome;
 use http::{HeaderName, HeaderValue, Response, header};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::rewrite::{Incoming, Plan};
 use crate::body::{Body, StreamWriter};
 use crate::catalog::UpstreamEra;
 use crate::failure::{Era, Failure};
+use crate::lifecycle::calls::DetachedCall;
 use crate::lifecycle::task;
 use crate::observe::throttle::Throttle;
 use crate::upstream::exchange::Events;
@@ -22,12 +24,14 @@ use crate::upstream::{Answer, Answered, OpenCall, UpstreamError};
 pub const KEEPALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 
 /// How the client takes its answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Reading {
     /// `Accept` admits event streams; else everything before the response is dropped.
     pub takes_events: bool,
     /// `SSE_KEEPALIVE_INTERVAL`.
     pub keepalive: Duration,
+    /// Of a legacy call, which outlives its client's connection: held until the last message was relayed.
+    pub detached: Option<Rc<DetachedCall>>,
 }
 
 /// Headers of an event stream.
@@ -187,7 +191,14 @@ impl Source {
     /// Every stream ends with a response, ours if the upstream gives none: a client would wait for it for ever.
     async fn pump(mut self, writer: &StreamWriter, first: Vec<u8>, reading: Reading) {
         // A reader that is gone changes nothing here: a legacy call goes on, a modern one is dropped by `stream`.
-        let _ = writer.send(write_event(&first)).await;
+        let tell = async |message: Bytes| {
+            if writer.send(message).await.is_err()
+                && let Some(call) = &reading.detached
+            {
+                call.client_left();
+            }
+        };
+        tell(write_event(&first).into()).await;
         loop {
             let step = {
                 let next = self.step();
@@ -196,17 +207,17 @@ impl Source {
                     match tokio::time::timeout(reading.keepalive, &mut next).await {
                         Ok(step) => break step,
                         Err(_) => {
-                            let _ = writer.send(KEEPALIVE).await;
+                            tell(KEEPALIVE).await;
                         }
                     }
                 }
             };
             match step {
                 Ok(Step::Notification(message)) => {
-                    let _ = writer.send(write_event(&message)).await;
+                    tell(write_event(&message).into()).await;
                 }
                 Ok(Step::Response(message, _)) => {
-                    let _ = writer.send(write_event(&message)).await;
+                    tell(write_event(&message).into()).await;
                     self.events.finish();
                     return;
                 }
@@ -214,7 +225,7 @@ impl Source {
                     log(&self.plan, &failure);
                     let message =
                         failure.message(self.plan.era, Some(&self.plan.id), self.plan.is_tool_call());
-                    let _ = writer.send(write_event(&message)).await;
+                    tell(write_event(&message).into()).await;
                     return;
                 }
             }

@@ -1,5 +1,6 @@
 //! Both servers against a scripted upstream: what goes out, what comes back, byte for byte.
 
+mod abandoned;
 mod bench;
 
 use std::rc::Rc;
@@ -9,6 +10,7 @@ use forkgate_shared::rows::Outcome;
 use http::StatusCode;
 
 use self::bench::*;
+use super::Ground;
 use crate::catalog::UpstreamEra;
 use crate::lifecycle::task;
 
@@ -492,6 +494,7 @@ fn a_modern_client_that_hangs_up_cancels_and_a_legacy_one_does_not() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(count("notifications/cancelled"), 0, "a disconnect is no cancellation");
+        assert_eq!(bench.lifecycle().calls().describe_abandoned().len(), 1, "and a drain waits for it");
         let modern = format!(
             r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"up__echo","_meta":{{{META}}}}}}}"#
         );
