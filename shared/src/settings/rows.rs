@@ -291,8 +291,8 @@ const REQUESTS: &[Setting] = &[
         Text("10s"),
         Span(MS.saturating_mul(100)..=MINUTE.saturating_mul(10), |d, t| d.settings.header_timeout = t),
         |s| show_duration(s.header_timeout),
-        "From the first byte of a request to the end of its headers. A client that takes longer holds the connection \
-         for nothing.",
+        "From the first byte of a request to the end of its headers, and from connecting to the first byte. A client \
+         that takes longer holds the connection for nothing.",
     ),
     Setting::new(
         "GATEWAY_MAX_BODY",

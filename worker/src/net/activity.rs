@@ -2,7 +2,8 @@
 //!
 //! | phase | begins with | may last |
 //! |---|---|---|
-//! | idle | accept, or the last byte of an answer | for ever; while draining: the keep-alive grace |
+//! | silent | accept | the header timeout; while draining: the keep-alive grace too |
+//! | idle | the last byte of an answer | for ever; while draining: the keep-alive grace |
 //! | head | the first byte of a request | the header timeout |
 //! | request | the end of the request's head | as long as the handler takes |
 //! | flushing | the last chunk of the answer's body | the send timeout, from the last progress |
@@ -26,6 +27,8 @@ pub const LABEL: usize = 32;
 /// See the table in the module's documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Nothing has arrived yet.
+    Silent,
     /// Between requests.
     Idle,
     /// A request's head has begun to arrive.
@@ -41,7 +44,7 @@ pub enum Phase {
 /// What happens to a connection whose time is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// A head took too long.
+    /// A head, or the first byte on a connection, took too long.
     SlowHead,
     /// The peer took nothing for too long.
     StalledReader,
@@ -54,7 +57,7 @@ pub enum Expiry {
 /// How long a connection may do what.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From the first byte of a head to its end.
+    /// From the first byte of a head to its end; and from accept to the first byte.
     pub head: Duration,
     /// Without any progress in writing; none = for ever.
     pub send: Option<Duration>,
@@ -76,7 +79,7 @@ pub struct Activity {
 impl Default for Activity {
     fn default() -> Self {
         Activity {
-            phase: Cell::new(Phase::Idle),
+            phase: Cell::new(Phase::Silent),
             since_ns: Cell::new(monotonic_ns()),
             blocked_since_ns: Cell::new(None),
             reset_on_drop: Cell::new(false),
@@ -99,7 +102,7 @@ impl Activity {
 
     /// Bytes arrived.
     pub fn received(&self) {
-        if self.phase.get() == Phase::Idle {
+        if matches!(self.phase.get(), Phase::Silent | Phase::Idle) {
             self.enter(Phase::Head);
         }
     }
@@ -180,12 +183,15 @@ impl Activity {
     pub fn next_expiry(&self, limits: &Limits, draining_since_ns: Option<u64>) -> Option<(u64, Expiry)> {
         let (phase, since) = self.phase();
         let after = |start: u64, time: Duration| start.saturating_add(time.as_nanos() as u64);
+        let grace = draining_since_ns.map(|start| (after(start.max(since), limits.grace), Expiry::GraceOver));
         let by_phase = match phase {
             Phase::Head => Some((after(since, limits.head), Expiry::SlowHead)),
-            Phase::Lingering => Some((after(since, LINGER_TIME), Expiry::LingerOver)),
-            Phase::Idle => {
-                draining_since_ns.map(|start| (after(start.max(since), limits.grace), Expiry::GraceOver))
+            Phase::Silent => {
+                let first_byte = (after(since, limits.head), Expiry::SlowHead);
+                Some(grace.filter(|(at, _)| *at < first_byte.0).unwrap_or(first_byte))
             }
+            Phase::Lingering => Some((after(since, LINGER_TIME), Expiry::LingerOver)),
+            Phase::Idle => grace,
             Phase::Request | Phase::Flushing => None,
         };
         let by_peer = self.blocked_since_ns.get().zip(limits.send);
@@ -211,7 +217,12 @@ mod tests {
     #[test]
     fn a_connection_goes_round_and_only_its_head_has_a_deadline() {
         let activity = Activity::default();
-        assert_eq!(expiry(&activity, None), None, "idle for ever");
+        assert_eq!(
+            expiry(&activity, None),
+            Some(Expiry::SlowHead),
+            "a client that connects has something to say"
+        );
+        assert_eq!(expiry(&activity, Some(activity.phase().1)), Some(Expiry::GraceOver));
         activity.received();
         assert_eq!(expiry(&activity, None), Some(Expiry::SlowHead));
         activity.request_begins([0; LABEL]);
@@ -221,7 +232,7 @@ mod tests {
         assert_eq!(activity.phase().0, Phase::Request, "a flush in the middle ends nothing");
         activity.answer_complete();
         activity.flushed();
-        assert_eq!((activity.phase().0, expiry(&activity, None)), (Phase::Idle, None));
+        assert_eq!((activity.phase().0, expiry(&activity, None)), (Phase::Idle, None), "idle for ever");
     }
 
     #[test]

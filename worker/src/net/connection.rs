@@ -204,7 +204,6 @@ mod tests {
         let (open, rows) = world();
         let (mut client, driven) = connect(Limits { head: SOON, ..LIMITS }, &open, &rows).await;
         let talk = async {
-            tokio::time::sleep(SOON * 2).await;
             client.write_all(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nok").await.expect("write");
             read_until(&mut client, "ok").await;
             tokio::time::sleep(SOON * 2).await;
@@ -213,6 +212,16 @@ mod tests {
         };
         let (end, ()) = tokio::join!(driven, talk);
         assert!(matches!(end, End::Expired(Expiry::SlowHead)), "{end:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_says_anything_is_closed_without_a_word() {
+        let (open, rows) = world();
+        let (mut client, driven) = connect(Limits { head: SOON, ..LIMITS }, &open, &rows).await;
+        let talk = async { client.read(&mut [0; 8]).await.expect("a clean end") };
+        let (end, read) = tokio::join!(driven, talk);
+        assert!(matches!(end, End::Expired(Expiry::SlowHead)), "{end:?}");
+        assert_eq!((read, open.count()), (0, 0));
     }
 
     #[tokio::test]

@@ -82,6 +82,7 @@ impl OpenConnections {
             let (phase, since) = activity.phase();
             let what = match phase {
                 Phase::Request | Phase::Flushing => activity.label(),
+                Phase::Silent => "no request yet".to_owned(),
                 Phase::Idle => "idle".to_owned(),
                 Phase::Head => "incomplete request head".to_owned(),
                 Phase::Lingering => "closing".to_owned(),
