@@ -52,7 +52,8 @@ const PROCESSES: &[Setting] = &[
         Computed("the number of CPUs by affinity and cgroup quota, at most 64"),
         Other { allowed: "a whole number from 1 to 64, or auto", read: readers::workers },
         |s| s.workers.to_string(),
-        "Worker processes, each with one event loop. One per CPU that may be used: more only take turns.",
+        "Worker processes, each with one event loop. One per CPU that may be used: more only take turns. A reload \
+         adds at most 4 to the number at start, which is what the table in shared memory was made for.",
     )
     .or(&["GUNICORN_WORKERS", "GRANIAN_WORKERS"]),
     Setting::new(
