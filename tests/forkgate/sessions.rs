@@ -14,6 +14,11 @@ pub const TESTS: &[Test] = &[
     Test { name: "sessions_are_valid_on_every_worker", limit: Duration::from_secs(60), run: every_worker },
     Test { name: "sessions_survive_a_restart_and_a_reload", limit: Duration::from_secs(90), run: restart },
     Test { name: "sessions_end_everywhere_with_delete", limit: Duration::from_secs(60), run: delete },
+    Test {
+        name: "sessions_stream_ends_with_delete",
+        limit: Duration::from_secs(60),
+        run: delete_ends_stream,
+    },
     Test { name: "sessions_belong_to_their_owner", limit: Duration::from_secs(60), run: owner },
     Test {
         name: "sessions_standing_stream_gets_keep_alives",
@@ -94,6 +99,20 @@ fn delete() -> Verdict {
         assert_eq!(gateway.exchange(&endpoint.delete(&session)).status(), 404, "a second DELETE");
         assert_eq!(gateway.exchange(&endpoint.listen(&session)).status(), 404, "its stream");
     }
+    gateway.stop();
+    Ok(())
+}
+
+/// With a keep-alive every hour it is the end of the session that the stream notices.
+fn delete_ends_stream() -> Verdict {
+    let gateway = Setup::new().set("SSE_KEEPALIVE_INTERVAL", "1h").start();
+    let endpoint = gateway.federated();
+    let mut connection = Connection::open(gateway.address, EXCHANGE_LIMIT).expect("a connection");
+    let session = endpoint.open_session(&mut connection).expect("a session");
+    connection.send(&endpoint.listen(&session)).expect("sent");
+    assert_eq!(connection.head().expect("the stream's head").status, 200);
+    assert!(matches!(gateway.exchange(&endpoint.delete(&session)).status(), 200 | 204));
+    while connection.chunk(EXCHANGE_LIMIT).expect("the stream ends cleanly and in time").is_some() {}
     gateway.stop();
     Ok(())
 }

@@ -10,7 +10,7 @@ use http::Response;
 
 use super::Ground;
 use super::relay::{KEEPALIVE, event_stream};
-use crate::body::Body;
+use crate::body::{Body, StreamWriter};
 use crate::lifecycle::task;
 
 /// First version whose clients can read an event that has `retry` and no data; older ones take it for a message.
@@ -22,6 +22,9 @@ const OPENING: &[u8] = b": stream open\n\n";
 /// Streams of a draining worker end spread over this time, so that their clients do not come back all at once.
 const DRAIN_SPREAD_MS: u64 = 1000;
 
+/// How soon a stream ends after its session: a look is one read of shared memory.
+const LIVE_LOOK: Duration = Duration::from_secs(1);
+
 /// Opens the stream of a session.
 pub fn open<G: Ground>(ground: &Rc<G>, session: Session) -> Response<Body> {
     let (writer, body) = Body::stream();
@@ -31,25 +34,38 @@ pub fn open<G: Ground>(ground: &Rc<G>, session: Session) -> Response<Body> {
         if writer.send(Bytes::from_static(opening)).await.is_err() {
             return;
         }
-        let mut tick = tokio::time::interval(ground.settings().sse_keepalive_interval);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        tick.tick().await;
-        let drained = ground.lifecycle().drained_from();
-        tokio::pin!(drained);
-        loop {
-            tokio::select! {
-                () = writer.closed() => return,
-                () = &mut drained => break,
-                _ = tick.tick() => {
-                    if !ground.sessions().is_live(&session) || writer.send(KEEPALIVE).await.is_err() {
-                        return;
-                    }
-                }
-            }
+        let drains = tokio::select! {
+            () = keep_alive(&writer, ground.settings().sse_keepalive_interval) => false,
+            () = writer.closed() => false,
+            () = end_of_session(&*ground, &session) => false,
+            () = ground.lifecycle().drained_from() => true,
+        };
+        if !drains {
+            return;
         }
         let spread = Duration::from_millis(rand::random::<u64>() % DRAIN_SPREAD_MS);
         // A client that leaves meanwhile has ended it itself.
         let _ = tokio::time::timeout(spread, writer.closed()).await;
     });
     event_stream(body)
+}
+
+/// Says that the stream is alive, for as long as somebody reads it. A slow reader makes this wait, and nothing else.
+async fn keep_alive(writer: &StreamWriter, interval: Duration) {
+    let mut tick = tokio::time::interval(interval);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        if writer.send(KEEPALIVE).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Resolves when the session has ended, on whichever worker.
+async fn end_of_session<G: Ground>(ground: &G, session: &Session) {
+    while ground.sessions().is_live(session) {
+        tokio::time::sleep(LIVE_LOOK).await;
+    }
 }

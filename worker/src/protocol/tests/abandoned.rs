@@ -1,10 +1,13 @@
-//! Calls whose clients hung up are bounded.
+//! What clients leave behind: calls without a reader are bounded, streams end without waiting for one.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
 use super::bench::*;
+use crate::body::Body;
 use crate::lifecycle::calls::MOST_ABANDONED;
 use crate::protocol::Ground;
 
@@ -29,6 +32,42 @@ fn no_call_begins_while_too_many_run_without_their_clients() {
             () = async { while !log.borrow().iter().any(|got| got.rpc() == "tools/call") {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             } } => {}
+        }
+    });
+}
+
+#[test]
+fn a_stream_that_nobody_reads_ends_with_its_session_and_with_the_worker() {
+    run(async {
+        for drains in [false, true] {
+            let mut bench = bench("http://127.0.0.1:1/mcp", legacy_era());
+            let keepalive = Duration::from_millis(1);
+            let settings = forkgate_shared::settings::Settings {
+                sse_keepalive_interval: keepalive,
+                ..(*bench.settings).clone()
+            };
+            Rc::get_mut(&mut bench).expect("the only owner").settings = Arc::new(settings);
+            let session = bench.session().await;
+            let headers = [("mcp-session-id", session.as_str())];
+            let Body::Stream(chunks) = bench.send("GET", &headers, "").await.into_body() else {
+                panic!("a stream")
+            };
+            // Full: the keep-alive waits for the reader from now on.
+            let mut seen = 0;
+            while std::mem::replace(&mut seen, chunks.len()) != chunks.len() || seen < 2 {
+                tokio::time::sleep(keepalive * 20).await;
+            }
+            assert!(!chunks.is_closed());
+            match drains {
+                true => bench.lifecycle().drain(),
+                false => assert_eq!(bench.send("DELETE", &headers, "").await.status(), StatusCode::OK),
+            }
+            let ended = async {
+                while !chunks.is_closed() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), ended).await.expect("the stream ends");
         }
     });
 }
