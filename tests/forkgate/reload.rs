@@ -16,6 +16,8 @@ pub const TESTS: &[Test] = &[
         run: broken_file,
     },
     Test { name: "reload_says_what_needs_a_restart", limit: Duration::from_secs(60), run: needs_a_restart },
+    Test { name: "reload_keeps_the_registry", limit: Duration::from_secs(60), run: keeps_the_registry },
+    Test { name: "reload_renames_tools_everywhere", limit: Duration::from_secs(60), run: another_separator },
     Test { name: "scaling_by_ttin_and_ttou", limit: Duration::from_secs(60), run: scaling },
     Test {
         name: "idle_requests_do_not_recycle",
@@ -84,6 +86,42 @@ fn needs_a_restart() -> Verdict {
     assert_eq!(gateway.exchange(&ready).status(), 200, "still at {address}");
     gateway.reload_with(&[("GATEWAY_BIND", &address.to_string())]);
     gateway.wait_settings_after(before);
+    gateway.stop();
+    Ok(())
+}
+
+/// A registry in the state directory stays with that, and the log says so of both.
+fn keeps_the_registry() -> Verdict {
+    let mut gateway = Setup::new().start();
+    let _upstream = gateway.with_fast_upstream();
+    let before = gateway.status().settings_generation;
+    let first = gateway.setup.clone();
+    let other = gateway.setup.directory().join("other-state").display().to_string();
+    gateway.reload_with(&[("GATEWAY_STATE_DIR", &other)]);
+    gateway.setup = first;
+    gateway.wait_settings_after(before);
+    gateway.wait_for_tool("fast__echo");
+    let log = gateway.log_text();
+    for name in ["GATEWAY_STATE_DIR", "DATABASE_URL"] {
+        let line = log.lines().find(|line| line.contains(&format!("reload: {name} ")));
+        assert!(line.is_some_and(|line| line.contains("(needs a restart)")), "{name}: {line:?}");
+    }
+    gateway.stop();
+    Ok(())
+}
+
+/// The names that clients see and the ones that administrators see are the same, after every reload.
+fn another_separator() -> Verdict {
+    let mut gateway = Setup::new().start();
+    let _upstream = gateway.with_fast_upstream();
+    for (separator, tool) in [("--", "fast--echo"), ("__", "fast__echo")] {
+        let before = gateway.status().settings_generation;
+        gateway.reload_with(&[("GATEWAY_TOOL_NAME_SEPARATOR", separator)]);
+        gateway.wait_settings_after(before);
+        gateway.wait_for_tool(tool);
+        let listed = gateway.api("GET", "/v1/tools", None).text();
+        assert!(listed.contains(&format!("\"{tool}\"")), "{tool} in {listed}");
+    }
     gateway.stop();
     Ok(())
 }

@@ -99,7 +99,7 @@ pub enum Event {
     SettingsAccepted {
         /// What they mean here.
         plan: Plan,
-        /// The database is another one: it must be migrated first.
+        /// The database, or what only the `migrate` child writes into it, is another: that child goes first.
         migrate: bool,
     },
     /// The settings were read again and are not valid, or change nothing.

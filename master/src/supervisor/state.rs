@@ -144,7 +144,7 @@ pub(super) enum Reload {
     Idle,
     /// The shell reads the settings.
     Loading,
-    /// The new settings name another database, which this child brings up to date.
+    /// The new settings ask for another database or other names in it, which this child makes.
     Migrating { child: ChildId, plan: Plan, version: u64 },
     /// Slot by slot.
     Rolling { plan: Plan, version: u64 },

@@ -35,6 +35,9 @@ impl Master {
             Action::LoadSettings => self.load_settings(),
             Action::ProposeSettings(number) => {
                 if let Some(loaded) = self.loaded.take() {
+                    if self.stored_separator.as_ref() != Some(&loaded.settings.tool_name_separator) {
+                        self.stored_separator = None;
+                    }
                     self.versions.propose(Version { number, ..loaded });
                 }
             }
@@ -45,6 +48,7 @@ impl Master {
             Action::CommitSettings => {
                 self.versions.commit();
                 let settings = &self.versions.current().settings;
+                self.stored_separator = Some(settings.tool_name_separator.clone());
                 forkgate_shared::log::init(settings.log_format, &settings.log_level, super::LOG_ROLE);
             }
             Action::DiscardSettings(number) => {
@@ -192,15 +196,16 @@ impl Master {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let changes = Settings::diff(running, &loaded.settings);
+        let settings = loaded.settings.clone().with_fixed_of(running);
+        let changes = Settings::reload_changes(running, &loaded.settings, &settings);
         for change in &changes {
             tracing::info!("reload: {change}");
         }
         if changes.is_empty() {
             tracing::info!("reload: no setting differs; the workers are replaced all the same");
         }
-        let settings = loaded.settings.with_fixed_of(running);
-        let migrate = settings.database != running.database;
+        let names_differ = self.stored_separator.as_ref() != Some(&settings.tool_name_separator);
+        let migrate = names_differ || settings.database != running.database;
         let plan = plan(&settings);
         self.loaded =
             Some(Version::new(0, settings).map_err(|error| format!("cannot seal the settings: {error}"))?);

@@ -39,6 +39,9 @@ pub struct Master {
     pub(super) versions: Versions,
     /// Read and valid, not yet numbered.
     pub(super) loaded: Option<Version>,
+    /// `GATEWAY_TOOL_NAME_SEPARATOR` as the registry holds it; not known while a reload changes it, nor after one that
+    /// failed. Only the `migrate` child writes it.
+    pub(super) stored_separator: Option<String>,
     pub(super) sources: Sources,
     pub(super) children: BTreeMap<ChildId, Child>,
     pub(super) ctl: Ctl,

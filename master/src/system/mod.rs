@@ -138,6 +138,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         rows,
         rows_fd,
         sessions: sessions.into(),
+        stored_separator: Some(version.settings.tool_name_separator.clone()),
         versions: Versions::new(version),
         loaded: None,
         sources: options.sources,

@@ -39,6 +39,17 @@ impl Settings {
             .collect()
     }
 
+    /// What a reload from `running` to `asked` changes when `applied` is what it puts into force: what differs from that
+    /// waits for a restart, whatever its row of the table says.
+    pub fn reload_changes(running: &Settings, asked: &Settings, applied: &Settings) -> Vec<Change> {
+        let waiting = Settings::diff(applied, asked);
+        let mut changes = Settings::diff(running, asked);
+        for change in &mut changes {
+            change.needs_restart |= waiting.iter().any(|waits| waits.name == change.name);
+        }
+        changes
+    }
+
     /// These settings with everything that needs a restart as it is in `running`: what a reload puts into force.
     ///
     /// The allowed hosts stay with the address that they were chosen for, and a database in the state directory stays
