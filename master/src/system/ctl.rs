@@ -23,6 +23,9 @@ const MAX_CLIENTS: usize = 16;
 const MAX_REQUEST: usize = 64 * 1024;
 /// From connect to the end of the answer.
 const TIMEOUT: Ns = 5 * 1_000_000_000;
+/// After an accept that failed for want of descriptors or memory: the client still waits in the queue, and a poller that
+/// reports it again at once would take a whole CPU until somebody gives something back.
+const REST: Ns = 1_000_000_000;
 /// The socket's name within its directory.
 pub const SOCKET: &str = "ctl.sock";
 
@@ -90,6 +93,8 @@ pub struct Ctl {
     listener: UnixListener,
     clients: BTreeMap<u64, Client>,
     next: u64,
+    /// Nobody is accepted before.
+    rests_until: Option<Ns>,
 }
 
 /// A short name for a socket whose path may be long: an address holds 108 bytes (unix(7)), a path more. The name is
@@ -117,7 +122,7 @@ impl Ctl {
         umask(before);
         let listener = listener?;
         listener.set_nonblocking(true)?;
-        Ok(Ctl { path: path.to_owned(), listener, clients: BTreeMap::new(), next: 0 })
+        Ok(Ctl { path: path.to_owned(), listener, clients: BTreeMap::new(), next: 0, rests_until: None })
     }
 
     /// The listening socket.
@@ -125,17 +130,31 @@ impl Ctl {
         self.listener.as_fd()
     }
 
-    /// Accepts one client, if one may come in; gives its number.
-    pub fn accept(&mut self, now: Ns) -> Option<u64> {
-        let (stream, _) = self.listener.accept().ok()?;
+    /// Accepts one client, if one may come in; gives its number. An error stays: the same client would be met again.
+    pub fn accept(&mut self, now: Ns) -> io::Result<Option<u64>> {
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if is_the_clients(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         if self.clients.len() >= MAX_CLIENTS || !may_ask(&stream) || stream.set_nonblocking(true).is_err() {
-            return None;
+            return Ok(None);
         }
         let id = self.next;
         self.next += 1;
         let client = Client { stream, request: Vec::new(), answer: Vec::new(), deadline: now + TIMEOUT };
         self.clients.insert(id, client);
-        Some(id)
+        Ok(Some(id))
+    }
+
+    /// Accepts nobody for a while; the caller takes the socket out of what it waits for.
+    pub fn rest(&mut self, now: Ns) {
+        self.rests_until = Some(now + REST);
+    }
+
+    /// True once, when the rest is over: the caller waits for clients again.
+    pub fn has_rested(&mut self, now: Ns) -> bool {
+        self.rests_until.take_if(|until| *until <= now).is_some()
     }
 
     /// A client's descriptor.
@@ -160,9 +179,9 @@ impl Ctl {
         self.clients.retain(|_, client| client.deadline > now);
     }
 
-    /// When [`Ctl::expire`] is due.
+    /// When [`Ctl::expire`] or [`Ctl::has_rested`] is due.
     pub fn next_deadline(&self) -> Option<Ns> {
-        self.clients.values().map(|client| client.deadline).min()
+        self.clients.values().map(|client| client.deadline).chain(self.rests_until).min()
     }
 }
 
@@ -202,6 +221,12 @@ impl Client {
     }
 }
 
+/// True when only the client is to blame, who is out of the queue then.
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
+}
+
 fn may_ask(stream: &UnixStream) -> bool {
     let peer = getsockopt(stream, PeerCredentials);
     peer.is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
@@ -221,7 +246,7 @@ mod tests {
         let mut ctl = Ctl::listen(&at).expect("listen");
         assert_eq!(fs::metadata(&at).expect("metadata").permissions().mode() & 0o777, 0o600);
         let mut client = UnixStream::connect(&at).expect("connect");
-        let id = ctl.accept(0).expect("accept");
+        let id = ctl.accept(0).expect("accept").expect("a client");
         assert_eq!(ctl.turn(id, |_| panic!("not whole yet")), Turn::Read);
         client.write_all(b"{\"command\":").expect("write");
         assert_eq!(ctl.turn(id, |_| panic!("not whole yet")), Turn::Read);
@@ -247,7 +272,7 @@ mod tests {
         let mut ctl = Ctl::listen(&at).expect("listen");
         let (_directory, name) = short_name(&at).expect("name");
         let _client = UnixStream::connect(name).expect("connect");
-        assert!(at.exists() && ctl.accept(0).is_some());
+        assert!(at.exists() && matches!(ctl.accept(0), Ok(Some(_))));
     }
 
     #[test]
@@ -257,13 +282,27 @@ mod tests {
         let mut ctl = Ctl::listen(&at).expect("listen");
         let mut clients: Vec<UnixStream> =
             (0..=MAX_CLIENTS).map(|_| UnixStream::connect(&at).expect("connect")).collect();
-        let ids: Vec<_> = clients.iter().filter_map(|_| ctl.accept(7)).collect();
+        let ids: Vec<_> = clients.iter().filter_map(|_| ctl.accept(7).expect("accept")).collect();
         assert_eq!(ids.len(), MAX_CLIENTS);
         clients[0].write_all(&vec![b'x'; MAX_REQUEST + 4096]).expect("write");
         assert_eq!(ctl.turn(ids[0], |_| panic!("never whole")), Turn::Over);
         assert_eq!(ctl.next_deadline(), Some(7 + TIMEOUT));
         ctl.expire(7 + TIMEOUT);
         assert_eq!(ctl.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_socket_that_cannot_accept_rests_and_then_listens_again() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut ctl = Ctl::listen(&path(None, dir.path())).expect("listen");
+        assert!(matches!(ctl.accept(0), Ok(None)), "nobody there is no failure");
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            assert!(!is_the_clients(&io::Error::from_raw_os_error(errno)));
+        }
+        ctl.rest(7);
+        assert_eq!((ctl.has_rested(8), ctl.next_deadline()), (false, Some(7 + REST)));
+        assert_eq!((ctl.has_rested(7 + REST), ctl.next_deadline()), (true, None));
+        assert!(!ctl.has_rested(8 + REST), "once");
     }
 
     #[test]

@@ -73,7 +73,11 @@ impl Master {
             for source in self.poller.wait(next.map(|at| at.saturating_sub(now)))? {
                 self.serve(source);
             }
-            self.ctl.expire(monotonic_ns());
+            let now = monotonic_ns();
+            self.ctl.expire(now);
+            if self.ctl.has_rested(now) {
+                self.poller.add(self.ctl.as_fd(), Source::Ctl)?;
+            }
             self.events.push_back(Event::Tick);
         }
     }
@@ -103,19 +107,30 @@ impl Master {
                     self.reap_strangers();
                 }
             }
-            Source::Ctl => {
-                if let Some(id) = self.ctl.accept(monotonic_ns())
-                    && let Some(client) = self.ctl.client(id)
-                {
-                    let _ = self.poller.add(client, Source::CtlClient(id));
-                }
-            }
+            Source::Ctl => self.accept_ctl(),
             Source::CtlClient(id) => self.serve_ctl(id),
             Source::Control(id) => {
                 self.send_if_behind(id);
                 self.hear(id, MESSAGES_PER_TURN);
             }
             Source::Ended(id) => self.ended(id),
+        }
+    }
+
+    fn accept_ctl(&mut self) {
+        let now = monotonic_ns();
+        match self.ctl.accept(now) {
+            Ok(Some(id)) => {
+                if let Some(client) = self.ctl.client(id) {
+                    let _ = self.poller.add(client, Source::CtlClient(id));
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the control socket cannot accept; it rests for a second");
+                self.poller.remove(self.ctl.as_fd());
+                self.ctl.rest(now);
+            }
         }
     }
 
