@@ -241,8 +241,9 @@ impl Listener {
     fn read_signals(&mut self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as libc::c_int {
+                // The TERM of the master's death may come behind its end of file: an orphan empties its queue first.
+                libc::SIGTERM if self.leave_by.is_some() => {}
                 libc::SIGTERM if self.master_is_gone() => self.orphaned(),
-                libc::SIGTERM if self.leave_by.is_some() => self.order(Order::Drain),
                 libc::SIGTERM if self.told => {}
                 libc::SIGTERM => self.ask_for_replacement(),
                 libc::SIGINT | libc::SIGQUIT => self.order(Order::Quit),
