@@ -20,6 +20,9 @@ use bytes::Bytes;
 pub use snapshot::SnapshotError;
 use view::CompiledView;
 
+/// Most items of one kind that one upstream may have; more is a server gone wrong, and every worker would map it.
+pub const MAX_ITEMS: usize = 10_000;
+
 /// An endpoint that MCP is served at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {

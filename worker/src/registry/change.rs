@@ -13,10 +13,8 @@ use super::records::{association, table};
 use super::{Registry, RegistryError, source};
 use crate::catalog::compile::{Collision, Compiled};
 use crate::catalog::splice::Object;
-use crate::catalog::{Kind, UpstreamEra};
+use crate::catalog::{Kind, MAX_ITEMS, UpstreamEra};
 
-/// Most items of one kind that one upstream may have; more is a server gone wrong, and every worker would map it.
-pub const MAX_ITEMS: usize = 10_000;
 /// Rows of one INSERT: six values each, far below SQLite's 32 766 (limits, "Maximum Number Of Host Parameters").
 const ROWS_PER_INSERT: usize = 200;
 /// Takes the write lock at once, so that what a change reads is still true when it writes.

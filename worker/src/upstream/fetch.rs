@@ -14,12 +14,13 @@ use super::calls::{Upstreams, request_headers};
 use super::message::{Message, excerpt};
 use super::peer::Peer;
 use super::probe::{self, Reply, modern_meta};
-use crate::catalog::{UpstreamEntry, UpstreamEra};
+use crate::catalog::{MAX_ITEMS, UpstreamEntry, UpstreamEra};
 
 /// Most pages of one list: with servers' usual page sizes of 10 to 1000 items this is beyond [`MAX_ITEMS`] or a loop.
 pub const MAX_PAGES: usize = 1000;
-/// Most items of one list.
-pub const MAX_ITEMS: usize = 100_000;
+/// Most bytes of all pages of all lists together: a worker holds them until they are in the database, beside everything
+/// that it serves. Several times what [`MAX_ITEMS`] tools of the usual 1 to 2 KiB take.
+pub const MAX_BYTES: u64 = 64 << 20;
 const METHOD_NOT_FOUND: i64 = -32601;
 /// Characters of an upstream's own error text that we repeat.
 const EXCERPT: usize = 300;
@@ -70,6 +71,9 @@ pub enum FetchError {
         /// What went wrong.
         why: String,
     },
+    /// All lists together are larger than [`MAX_BYTES`].
+    #[error("the upstream's lists are larger than {} MiB together", MAX_BYTES >> 20)]
+    TooLarge,
     /// Everything together took too long.
     #[error("the upstream did not give its catalog within {0:?}")]
     TimedOut(Duration),
@@ -98,6 +102,15 @@ const LISTS: [List; 4] = [
 
 /// Reads an upstream's catalog.
 pub async fn fetch(upstreams: &Upstreams, request: FetchRequest) -> Result<Fetched, FetchError> {
+    fetch_within(upstreams, request, MAX_BYTES).await
+}
+
+/// As [`fetch`], with another limit of bytes. A page is counted once it is there: one more (`GATEWAY_MAX_ANSWER`) is read.
+pub(super) async fn fetch_within(
+    upstreams: &Upstreams,
+    request: FetchRequest,
+    max_bytes: u64,
+) -> Result<Fetched, FetchError> {
     let deadline = request.deadline;
     let entry = UpstreamEntry {
         id: String::new(),
@@ -111,20 +124,21 @@ pub async fn fetch(upstreams: &Upstreams, request: FetchRequest) -> Result<Fetch
         instructions: None,
     };
     let peer = Rc::new(Peer::new(Arc::new(entry))?);
-    let fetched = tokio::time::timeout(deadline, read_all(upstreams, &peer)).await;
+    let fetched = tokio::time::timeout(deadline, read_all(upstreams, &peer, max_bytes)).await;
     upstreams.end_session(&peer).await;
     fetched.map_err(|_| FetchError::TimedOut(deadline))?
 }
 
-async fn read_all(upstreams: &Upstreams, peer: &Rc<Peer>) -> Result<Fetched, FetchError> {
+async fn read_all(upstreams: &Upstreams, peer: &Rc<Peer>, max_bytes: u64) -> Result<Fetched, FetchError> {
     let found = probe::probe(upstreams, peer).await?;
     let advertised: std::collections::HashMap<String, &RawValue> =
         serde_json::from_str(found.capabilities.get())
             .map_err(|_| UpstreamError::Nonsense("its capabilities are no object".to_owned()))?;
+    let mut left = max_bytes;
     let mut lists: [Vec<Box<RawValue>>; LISTS.len()] = Default::default();
     for (list, items) in LISTS.iter().zip(&mut lists) {
         if advertised.contains_key(list.capability) {
-            *items = read_list(upstreams, peer, &found.era, list).await?;
+            *items = read_list(upstreams, peer, &found.era, list, &mut left).await?;
         }
     }
     let [tools, resources, templates, prompts] = lists;
@@ -145,6 +159,7 @@ async fn read_list(
     peer: &Rc<Peer>,
     era: &UpstreamEra,
     list: &List,
+    left: &mut u64,
 ) -> Result<Vec<Box<RawValue>>, FetchError> {
     let failed = |why: String| FetchError::List { method: list.method, why };
     let mut items = Vec::new();
@@ -154,6 +169,7 @@ async fn read_list(
         let body = read_page(upstreams, peer, era, list.method, cursor.as_deref())
             .await
             .map_err(|error| failed(error.to_string()))?;
+        *left = left.checked_sub(body.len() as u64).ok_or(FetchError::TooLarge)?;
         let message =
             Message::parse(&body).ok_or_else(|| failed("the answer is no JSON-RPC message".to_owned()))?;
         if let Some(error) = message.error {

@@ -10,7 +10,7 @@ use forkgate_shared::rows::Rows;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::fetch::{FetchError, FetchRequest, Fetched, fetch};
+use super::fetch::{FetchError, FetchRequest, Fetched, fetch, fetch_within};
 use super::{Answer, Built, UpstreamError, Upstreams, fixture};
 use crate::catalog::UpstreamEra;
 use crate::lifecycle::task;
@@ -158,6 +158,29 @@ fn a_catalog_that_cannot_be_read_says_which_list_failed() {
             false => result(body, &format!(r#"{{"tools":[],"nextCursor":"{}"}}"#, id_of(body))),
         });
         assert!(matches!(endless.await, Err(FetchError::List { .. })));
+    });
+}
+
+#[test]
+fn all_pages_of_all_lists_together_are_bounded() {
+    run(async {
+        let (url, _) = server(|_, body| match body.contains("server/discover") {
+            true => result(body, DISCOVERED),
+            false if body.contains("templates") => error(body, 404, -32601),
+            false if body.contains("resources/list") => result(body, r#"{"resources":[]}"#),
+            false => {
+                let next = if body.contains("\"cursor\"") { "" } else { r#","nextCursor":"c""# };
+                result(body, &format!(r#"{{"tools":[{{"x":"{}"}}]{next}}}"#, "x".repeat(1000)))
+            }
+        })
+        .await;
+        let fetch = async |bytes| {
+            let request =
+                FetchRequest { url: url.clone(), headers: Vec::new(), deadline: Duration::from_secs(3) };
+            fetch_within(&upstreams(), request, bytes).await
+        };
+        assert_eq!(fetch(3000).await.expect("fits").tools.len(), 2);
+        assert!(matches!(fetch(2000).await, Err(FetchError::TooLarge)));
     });
 }
 
