@@ -7,7 +7,7 @@
 
 use serde_json::value::RawValue;
 
-use super::envelope::{Object, quote, string};
+use super::envelope::{Object, member, quote, string};
 use super::splice::Splice;
 
 const FIRST_WITH_AUDIO: &str = "2025-03-26";
@@ -20,9 +20,9 @@ pub fn downgrade(splice: &mut Splice<'_>, result: &Object<'_>, version: &str) {
         return;
     }
     let items = |key| result.get(key).map(array).unwrap_or_default();
-    let of_prompts = items("messages").into_iter().filter_map(|message| Object::of(message)?.get("content"));
+    let of_prompts = items("messages").into_iter().filter_map(|message| member(message, "content"));
     for item in items("content").into_iter().chain(of_prompts) {
-        if let Some(text) = Object::of(item).and_then(|item| as_text(&item, version)) {
+        if let Some(text) = as_text(item, version) {
             splice.replace(item.get(), format!(r#"{{"type":"text","text":{}}}"#, quote(&text)));
         }
     }
@@ -32,12 +32,12 @@ fn array(raw: &RawValue) -> Vec<&RawValue> {
     serde_json::from_str(raw.get()).unwrap_or_default()
 }
 
-fn as_text(item: &Object<'_>, version: &str) -> Option<String> {
-    let member = |key: &str| item.get(key).and_then(string).unwrap_or_default();
-    match &*member("type") {
-        "resource_link" => Some(format!("{}: {}", member("name"), member("uri"))),
+fn as_text(item: &RawValue, version: &str) -> Option<String> {
+    let text = |key: &str| member(item, key).and_then(string).unwrap_or_default();
+    match &*text("type") {
+        "resource_link" => Some(format!("{}: {}", text("name"), text("uri"))),
         "audio" if version < FIRST_WITH_AUDIO => {
-            Some(format!("[audio ({}) that protocol {version} has no content type for]", member("mimeType")))
+            Some(format!("[audio ({}) that protocol {version} has no content type for]", text("mimeType")))
         }
         _ => None,
     }

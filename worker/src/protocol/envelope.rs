@@ -8,14 +8,16 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Deepest nesting of arrays and objects in a message: serde_json's own limit for typed values, which does not hold
 /// for raw ones. Whoever reads the message after us may recurse.
 pub const MAX_DEPTH: usize = 128;
-/// Most members of one object that we take apart: far more than any revision defines.
+/// Most members of an object whose keys the protocol defines: far more than any revision has.
 const MAX_MEMBERS: usize = 256;
+/// Most members of an object with keys of somebody's own, as a result has: each costs 40 bytes while we look at it.
+const MAX_DATA_MEMBERS: usize = 1 << 16;
 
 /// Why a text is no message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -165,10 +167,19 @@ pub fn quote(text: &str) -> String {
 impl<'a> Object<'a> {
     /// Takes an object apart; `text` is all of it.
     pub fn parse(text: &'a str) -> Result<Object<'a>, Malformed> {
+        Object::parse_within(text, MAX_MEMBERS)
+    }
+
+    /// As [`Object::parse`], with as many members as somebody's own data may have.
+    pub fn parse_data(raw: &'a RawValue) -> Result<Object<'a>, Malformed> {
+        Object::parse_within(raw.get(), MAX_DATA_MEMBERS)
+    }
+
+    fn parse_within(text: &'a str, max_members: usize) -> Result<Object<'a>, Malformed> {
         let text = text.trim_matches([' ', '\t', '\r', '\n']);
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let members = deserializer
-            .deserialize_map(Members)
+            .deserialize_map(Members(max_members))
             .and_then(|members| deserializer.end().map(|()| members))
             .map_err(|error| match error.classify() {
                 serde_json::error::Category::Data => Malformed::NotRpc(error.to_string()),
@@ -221,7 +232,8 @@ pub fn span(whole: &str, part: &str) -> Range<usize> {
     start..end
 }
 
-struct Members;
+/// Collects members, so many at most.
+struct Members(usize);
 
 impl<'de> Visitor<'de> for Members {
     type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
@@ -233,14 +245,40 @@ impl<'de> Visitor<'de> for Members {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Vec::with_capacity(8);
         while let Some(key) = map.next_key::<Key<'de>>()? {
-            if members.len() == MAX_MEMBERS {
-                return Err(serde::de::Error::custom(format!(
-                    "an object has more than {MAX_MEMBERS} members"
-                )));
+            if members.len() == self.0 {
+                return Err(serde::de::Error::custom(format!("an object has more than {} members", self.0)));
             }
             members.push((key.0, map.next_value()?));
         }
         Ok(members)
+    }
+}
+
+/// The value of the first member with this key in an object of any size; the others are only read over.
+pub fn member<'a>(raw: &'a RawValue, key: &str) -> Option<&'a RawValue> {
+    let mut deserializer = serde_json::Deserializer::from_str(raw.get());
+    deserializer.deserialize_map(Find(key)).ok().flatten()
+}
+
+struct Find<'k>(&'k str);
+
+impl<'de> Visitor<'de> for Find<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            if found.is_none() && key.0 == self.0 {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -334,6 +372,22 @@ mod tests {
         assert_eq!(kind(&nested(1_000_000)), "-32600");
         let brackets = r#"{"jsonrpc":"2.0","id":"\"[[[","method":"m"}"#.replace("[[[", &"[".repeat(999));
         assert!(Envelope::parse(brackets.as_bytes()).is_ok(), "brackets in strings do not nest");
+    }
+
+    #[test]
+    fn data_may_have_more_members_than_the_protocol_defines() {
+        let many: Vec<String> = (0..1000).map(|n| format!(r#""k{n}":{n}"#)).collect();
+        let many = format!(r#"{{{},"k\u0031":"late"}}"#, many.join(","));
+        assert!(Object::parse(&many).is_err());
+        let raw: &RawValue = serde_json::from_str(&many).expect("JSON");
+        assert_eq!(Object::parse_data(raw).expect("data").members().count(), 1001);
+        let found = |key| member(raw, key).map(RawValue::get);
+        assert_eq!((found("k999"), found("k1"), found("k1000")), (Some("999"), Some("1"), None));
+        let number: &RawValue = serde_json::from_str("5").expect("JSON");
+        assert!(member(number, "k").is_none() && Object::parse_data(number).is_err());
+        let endless = format!("{{{}}}", vec![r#""":1"#; MAX_DATA_MEMBERS + 1].join(","));
+        let raw: &RawValue = serde_json::from_str(&endless).expect("JSON");
+        assert!(Object::parse_data(raw).is_err_and(|why| why.to_string().contains("65536 members")));
     }
 
     #[test]

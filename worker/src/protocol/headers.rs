@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 
-use super::envelope::{Object, string};
+use super::envelope::{member, string};
 use super::rewrite::Forwarded;
 use crate::catalog::Target;
 use crate::failure::Failure;
@@ -126,7 +126,7 @@ fn param_header(name: &str) -> String {
 fn value_at<'a>(arguments: Option<&'a RawValue>, path: &[String]) -> Option<Cow<'a, str>> {
     let mut value = arguments?;
     for key in path {
-        value = Object::of(value)?.get(key)?;
+        value = member(value, key)?;
     }
     match value.get().as_bytes().first()? {
         b'"' => string(value),

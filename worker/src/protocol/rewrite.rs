@@ -277,10 +277,13 @@ impl Plan {
 
     fn result(&self, envelope: &Envelope<'_>, era: &UpstreamEra) -> Result<Incoming, Failure> {
         let mut splice = self.respond(envelope);
-        let Some(result) = envelope.object.object("result") else {
-            let cause = UpstreamError::Nonsense("its result is no object".to_owned());
-            return Err(Failure::Upstream { upstream: self.upstream.name.clone(), cause });
+        let nonsense = |what: String| {
+            let cause = UpstreamError::Nonsense(what);
+            Failure::Upstream { upstream: self.upstream.name.clone(), cause }
         };
+        let result = envelope.object.get("result").ok_or_else(|| nonsense("it has no result".to_owned()))?;
+        let result = Object::parse_data(result)
+            .map_err(|error| nonsense(format!("its result cannot be read: {error}")))?;
         match (era, self.era) {
             (UpstreamEra::Legacy { .. }, Era::Legacy) => {}
             (UpstreamEra::Modern, Era::Legacy) => self.strip(&mut splice, &result)?,
@@ -333,7 +336,7 @@ impl Plan {
                 add.push(r#""cacheScope":"private""#);
             }
         }
-        let meta = result.object("_meta");
+        let meta = result.get("_meta").and_then(|meta| Object::parse_data(meta).ok());
         let server_info = format!(r#""_meta":{{{SERVER_INFO_MEMBER}}}"#);
         match meta {
             _ if !is_from_legacy => {}

@@ -20,6 +20,17 @@ fn legacy() -> UpstreamEra {
     UpstreamEra::Legacy { version: "2025-06-18".to_owned() }
 }
 
+#[test]
+fn a_result_may_have_as_many_members_as_it_likes() {
+    let many: Vec<String> = (0..1000).map(|n| format!(r#""k{n}":{n}"#)).collect();
+    let many = many.join(",");
+    let text = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{{many}}}}}"#);
+    let incoming = plan(Era::Modern, Forwarded::ToolsCall).incoming(text.as_bytes(), &legacy(), 1);
+    let Ok(Incoming::Response(message, ..)) = incoming else { panic!("{incoming:?}") };
+    let message = String::from_utf8(message).expect("UTF-8");
+    assert!(message.contains(&many) && message.contains(r#""resultType":"complete""#));
+}
+
 /// JSON as nobody would print it twice the same way.
 fn odd_json() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
