@@ -219,7 +219,7 @@ impl Upstreams {
             }
             Ok(is_new)
         };
-        peer.probing.share(probe).await
+        Box::pin(peer.probing.share(probe)).await
     }
 
     async fn session_for(
@@ -230,6 +230,9 @@ impl Upstreams {
         match era {
             UpstreamEra::Modern => Ok(None),
             UpstreamEra::Legacy { .. } => {
+                if let Some(session) = peer.session.current() {
+                    return Ok(Some(session));
+                }
                 let limit = OPENING.min(self.0.settings.tool_timeout / 2);
                 let late =
                     || UpstreamError::Unreachable(format!("it did not answer initialize within {limit:?}"));
@@ -240,7 +243,8 @@ impl Upstreams {
                         .session
                         .ok_or_else(|| UpstreamError::Nonsense("initialize opened no session".to_owned()))
                 };
-                peer.session.get_or_open(open).await.map(Some)
+                // Boxed, as is all that few calls need: what every call moves stays small.
+                Box::pin(peer.session.get_or_open(open)).await.map(Some)
             }
         }
     }

@@ -43,8 +43,8 @@ impl Lease {
 
 /// Sends a request and waits for the head of its answer.
 ///
-/// A pooled connection that turns out to be dead costs nothing: the request is sent again on a fresh one, when it
-/// surely was not sent before or when `may_repeat` says that doing it twice is as good as once.
+/// A pooled connection that turns out to be dead costs nothing when the request surely was not sent on it. When it may
+/// have been, and `may_repeat` says that doing it twice is as good as once, it is sent once more, on a fresh connection.
 pub async fn send(
     connector: &Connector,
     peer: &Rc<Peer>,
@@ -64,13 +64,18 @@ pub async fn send(
         let spare = may_repeat.then(|| request.clone());
         match sender.try_send_request(request).await {
             Ok(answer) => return Ok(Exchange::new(answer, sender, peer)),
-            Err(mut failed) => match failed.take_message().or(spare) {
-                Some(unsent) => request = unsent,
-                None => return Err(broken(&failed.into_error())),
+            Err(mut failed) => match (failed.take_message(), spare) {
+                (Some(unsent), _) => request = unsent,
+                // Whatever closed this one may have closed all of them.
+                (None, Some(copy)) => {
+                    request = copy;
+                    break;
+                }
+                (None, None) => return Err(broken(&failed.into_error())),
             },
         }
     }
-    let mut sender = connector.connect(&peer.origin).await?;
+    let mut sender = Box::pin(connector.connect(&peer.origin)).await?;
     match sender.try_send_request(request).await {
         Ok(answer) => Ok(Exchange::new(answer, sender, peer)),
         Err(failed) if failed.message().is_some() => {

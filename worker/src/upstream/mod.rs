@@ -1,7 +1,8 @@
 //! Upstreams: who answers, over own small pools of HTTP/1.1 connections, in the era that each upstream speaks.
 //!
 //! Everything here is bounded: connections kept, bytes of a message, and the time of a call from its start to its last
-//! byte. A call is sent twice only where the first one surely was not processed.
+//! byte. A call is sent again only where it surely was not processed before; one that only reads, also once more where a
+//! pooled connection broke under it.
 
 pub mod address;
 pub mod connect;

@@ -281,6 +281,36 @@ fn connections_are_reused_and_a_dead_one_costs_nothing_that_was_not_sent() {
 }
 
 #[test]
+fn a_request_that_may_be_repeated_is_repeated_once_on_a_fresh_connection() {
+    run(async {
+        let requests: Rc<Cell<usize>> = Rc::default();
+        let seen = Rc::clone(&requests);
+        let (url, connections) = server(move |connection, body| {
+            seen.set(seen.get() + 1);
+            // The first three connections die under their second request.
+            if seen.get() > 3 && connection <= 3 { None } else { result(body, "{}") }
+        })
+        .await;
+        let upstreams = upstreams();
+        let mut entry = (*fixture::entry(&url)).clone();
+        entry.era = UpstreamEra::Modern;
+        let entry = Arc::new(entry);
+        let call = async || {
+            let build = |_: &UpstreamEra, id: u64| Built {
+                body: format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"prompts/get"}}"#).into(),
+                headers: Vec::new(),
+            };
+            upstreams.call(&entry, true, build).await.is_ok()
+        };
+        assert!(size_of_val(&call()) < 4096, "what few calls need is boxed: every call moves this");
+        assert_eq!(tokio::join!(call(), call(), call()), (true, true, true));
+        assert_eq!((requests.get(), connections.get()), (3, 3));
+        assert!(call().await);
+        assert_eq!((requests.get(), connections.get()), (5, 4));
+    });
+}
+
+#[test]
 fn an_answer_over_the_limit_is_refused() {
     run(async {
         let (url, _) = server(|_, body| result(body, &format!(r#"{{"x":"{}"}}"#, "x".repeat(2 << 20)))).await;
