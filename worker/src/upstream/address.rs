@@ -57,6 +57,10 @@ fn is_private(ip: IpAddr) -> bool {
         }
         IpAddr::V6(v6) => {
             v6.is_unique_local()
+                // Site-local (RFC 3879: deprecated, still routed inside) and local-use NAT64 (RFC 8215), whose embedded
+                // address stands where its network likes.
+                || (v6.segments()[0] & 0xffc0) == 0xfec0
+                || v6.segments()[..3] == [0x64, 0xff9b, 1]
                 || embedded(v6).is_some_and(|v4| v4.is_loopback() || is_private(IpAddr::V4(v4)))
         }
     }
@@ -99,6 +103,17 @@ pub(crate) mod tests {
             ("::ffff:169.254.169.254", true, true, false),
             ("64:ff9b::a9fe:a9fe", true, true, false),
             ("64:ff9b::7f00:1", true, false, false),
+            ("64:ff9b::a00:1", true, false, false),
+            ("64:ff9b::5db8:d822", false, false, true),
+            ("64:ff9b:1::5db8:d822", true, false, false),
+            ("64:ff9b:1:ffff::1", false, true, true),
+            ("64:ff9b:2::1", false, false, true),
+            ("::ffff:10.0.0.1", true, false, false),
+            ("::10.0.0.1", true, false, false),
+            ("2002:a00:1::1", true, false, false),
+            ("fec0::1", true, false, false),
+            ("feff::1", true, false, false),
+            ("fec0::1", false, true, true),
             ("2002:a9fe:a9fe::1", true, true, false),
             ("fd00:ec2::254", true, true, false),
             ("100.100.100.200", true, true, false),
