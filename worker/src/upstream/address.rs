@@ -58,7 +58,7 @@ fn is_private(ip: IpAddr) -> bool {
         IpAddr::V6(v6) => {
             v6.is_unique_local()
                 // Site-local (RFC 3879: deprecated, still routed inside) and local-use NAT64 (RFC 8215), whose embedded
-                // address stands where its network likes.
+                // address its network may put elsewhere.
                 || (v6.segments()[0] & 0xffc0) == 0xfec0
                 || v6.segments()[..3] == [0x64, 0xff9b, 1]
                 || embedded(v6).is_some_and(|v4| v4.is_loopback() || is_private(IpAddr::V4(v4)))
@@ -66,12 +66,12 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address that a NAT64 (64:ff9b::/96), 6to4 (2002::/16) or IPv4-compatible address leads to.
+/// The IPv4 address that a NAT64 (64:ff9b::/96, and 64:ff9b:1::/48 as far as it is laid out the same way), 6to4 (2002::/16) or IPv4-compatible address leads to.
 fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = v6.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match s {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, .., high, low] => Some(v4(high, low)),
         [0x2002, high, low, ..] => Some(v4(high, low)),
         [0, 0, 0, 0, 0, 0, high, low] if !v6.is_loopback() => Some(v4(high, low)),
         _ => None,
@@ -106,7 +106,8 @@ pub(crate) mod tests {
             ("64:ff9b::a00:1", true, false, false),
             ("64:ff9b::5db8:d822", false, false, true),
             ("64:ff9b:1::5db8:d822", true, false, false),
-            ("64:ff9b:1:ffff::1", false, true, true),
+            ("64:ff9b:1::a00:1", false, true, true),
+            ("64:ff9b:1::a9fe:a9fe", true, true, false),
             ("64:ff9b:2::1", false, false, true),
             ("::ffff:10.0.0.1", true, false, false),
             ("::10.0.0.1", true, false, false),
