@@ -15,11 +15,13 @@ pub mod failure;
 #[cfg(test)]
 mod fixtures;
 pub mod gateway;
+mod json;
 pub mod lifecycle;
 pub mod net;
 pub mod observe;
 pub mod protocol;
 pub mod registry;
+pub mod revision;
 pub mod upstream;
 
 use std::process::ExitCode;

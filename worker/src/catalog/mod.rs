@@ -97,7 +97,7 @@ pub struct Target {
 /// What one endpoint offers.
 pub trait View {
     /// The JSON array (`[…]`) of a list, as bytes ready to be written.
-    fn list(&self, kind: Kind, era: crate::failure::Era) -> Bytes;
+    fn list(&self, kind: Kind, era: crate::revision::Era) -> Bytes;
     /// The tool that a caller means by `name`.
     fn tool(&self, name: &str) -> Option<Target>;
     /// The prompt that a caller means by `name`.

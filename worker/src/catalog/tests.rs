@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::compile::{Collision, compile};
 use super::source::{Item, Pick, Source, SourceServer, SourceUpstream};
 use super::*;
-use crate::failure::Era;
+use crate::revision::Era;
 
 fn upstream(name: &str, tools: &[&str]) -> SourceUpstream {
     let item = |key: &str, definition: &str| Item {

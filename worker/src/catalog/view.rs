@@ -9,7 +9,7 @@ use super::headers::HeaderParam;
 use super::snapshot::{Route, SnapshotError, Span, ViewIndex};
 use super::template::UriTemplate;
 use super::{Kind, Target, UpstreamEntry, View};
-use crate::failure::Era;
+use crate::revision::Era;
 
 struct Leads {
     upstream: Arc<UpstreamEntry>,

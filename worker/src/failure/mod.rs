@@ -6,9 +6,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 
 use crate::body::Body;
-use crate::protocol::envelope::quote;
+use crate::json::quote;
+pub use crate::revision::Era;
+use crate::revision::{LEGACY_VERSIONS, MODERN_VERSIONS};
 use crate::upstream::UpstreamError;
-pub use table::{Cause, Era, Retry, Row};
+pub use table::{Cause, Retry, Row};
 
 /// Something that a client is told instead of a result.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -129,11 +131,9 @@ impl Failure {
     fn data(&self, era: Era) -> Option<String> {
         match self {
             Failure::UnsupportedVersion { requested } => {
-                let supported = match era {
-                    Era::Modern => crate::protocol::era::MODERN_VERSIONS,
-                    Era::Legacy => crate::protocol::era::ALL_VERSIONS,
-                };
-                let supported: Vec<String> = supported.iter().map(|version| quote(version)).collect();
+                let legacy = if era == Era::Legacy { LEGACY_VERSIONS } else { &[] };
+                let supported = MODERN_VERSIONS.iter().chain(legacy);
+                let supported: Vec<String> = supported.map(|version| quote(version)).collect();
                 Some(format!(r#"{{"supported":[{}],"requested":{}}}"#, supported.join(","), quote(requested)))
             }
             Failure::NoSuchResource(uri) => Some(format!(r#"{{"uri":{}}}"#, quote(uri))),
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(body["result"]["isError"], true);
         let body: serde_json::Value =
             serde_json::from_slice(&failure.message(Era::Legacy, Some("1"), false)).expect("JSON");
-        assert_eq!(body["error"]["code"], table::INTERNAL_ERROR);
+        assert_eq!(body["error"]["code"], crate::revision::INTERNAL_ERROR);
     }
 
     #[test]

@@ -8,14 +8,10 @@
 
 use http::StatusCode;
 
-/// Which half of the protocol a client speaks: with or without `initialize`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Era {
-    /// Revisions up to 2025-11-25: `initialize`, sessions.
-    Legacy,
-    /// Revision 2026-07-28: stateless, `_meta` in every request.
-    Modern,
-}
+use crate::revision::{
+    Era, HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, LEGACY_RESOURCE_NOT_FOUND,
+    METHOD_NOT_FOUND, MISSING_CAPABILITY, PARSE_ERROR, UNSUPPORTED_VERSION,
+};
 
 /// May the client try again?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,23 +102,6 @@ const RETRY_AFTER_S: u32 = 5;
 /// Seconds after which a change may be tried again that met a lock: locks are held for milliseconds, by an operator's
 /// `sqlite3` for a little longer.
 const RETRY_LOCKED_AFTER_S: u32 = 1;
-
-const PARSE_ERROR: i64 = -32700;
-const INVALID_REQUEST: i64 = -32600;
-/// JSON-RPC's "method not found".
-pub const METHOD_NOT_FOUND: i64 = -32601;
-/// JSON-RPC's "invalid params".
-pub const INVALID_PARAMS: i64 = -32602;
-/// JSON-RPC's "internal error".
-pub const INTERNAL_ERROR: i64 = -32603;
-/// What legacy revisions call a resource that is not there.
-pub const LEGACY_RESOURCE_NOT_FOUND: i64 = -32002;
-/// `HeaderMismatch`.
-pub const HEADER_MISMATCH: i64 = -32020;
-/// `MissingRequiredClientCapability`.
-pub const MISSING_CAPABILITY: i64 = -32021;
-/// `UnsupportedProtocolVersion`.
-pub const UNSUPPORTED_VERSION: i64 = -32022;
 
 impl Cause {
     /// The table.

@@ -3,11 +3,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, header};
 
-use super::envelope::quote;
-use super::era::MODERN_VERSIONS;
 use crate::body::Body;
 use crate::catalog::{Kind, UpstreamEntry};
-use crate::failure::Era;
+use crate::json::quote;
+use crate::revision::{Era, MODERN_VERSIONS};
 
 /// `serverInfo` of the gateway.
 pub const SERVER_INFO: &str =

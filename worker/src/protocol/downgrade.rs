@@ -7,8 +7,9 @@
 
 use serde_json::value::RawValue;
 
-use super::envelope::{Object, member, quote, string};
+use super::envelope::{Object, member, string};
 use super::splice::Splice;
+use crate::json::quote;
 
 const FIRST_WITH_AUDIO: &str = "2025-03-26";
 const FIRST_WITH_LINKS: &str = "2025-06-18";

@@ -11,6 +11,8 @@ use std::ops::Range;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::json::quote;
+
 /// Deepest nesting of arrays and objects in a message: serde_json's own limit for typed values, which does not hold
 /// for raw ones. Whoever reads the message after us may recurse.
 pub const MAX_DEPTH: usize = 128;
@@ -157,11 +159,6 @@ pub fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     } else {
         Some(Cow::Borrowed(inner))
     }
-}
-
-/// Text as a JSON string.
-pub fn quote(text: &str) -> String {
-    serde_json::to_string(text).expect("a string always serializes")
 }
 
 impl<'a> Object<'a> {

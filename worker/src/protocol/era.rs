@@ -13,15 +13,7 @@ use http::HeaderMap;
 
 use super::envelope::{Message, Object, string};
 use crate::failure::{Era, Failure};
-
-/// The stateless revision.
-pub const MODERN: &str = "2026-07-28";
-/// Modern revisions that are served.
-pub const MODERN_VERSIONS: &[&str] = &[MODERN];
-/// Revisions with `initialize`, newest first.
-pub const LEGACY_VERSIONS: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
-/// Everything that is served.
-pub const ALL_VERSIONS: &[&str] = &[MODERN, "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+use crate::revision::LEGACY_VERSIONS;
 
 /// Header with the protocol version.
 pub const VERSION_HEADER: &str = "mcp-protocol-version";

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::answers;
 use super::envelope::{Envelope, Message};
-use super::era::{LEGACY_VERSIONS, header};
+use super::era::header;
 use super::forward::{self, Caller, forward};
 use super::levels;
 use super::modern::list;
@@ -26,6 +26,7 @@ use crate::catalog::Endpoint;
 use crate::failure::{Era, Failure};
 use crate::lifecycle::calls::DetachedCall;
 use crate::lifecycle::task;
+use crate::revision::{LEGACY_VERSIONS, NEWEST_LEGACY};
 
 const SESSION_HEADER: &str = "mcp-session-id";
 
@@ -70,7 +71,7 @@ fn initialize<G: Ground>(
     let missing = || Failure::InvalidParams("`params` are missing".to_owned());
     let params = Params::of(envelope)?.ok_or_else(missing)?;
     let asked = params.string("protocolVersion")?;
-    let version = LEGACY_VERSIONS.iter().find(|version| **version == asked).unwrap_or(&LEGACY_VERSIONS[0]);
+    let version = LEGACY_VERSIONS.iter().find(|version| **version == asked).unwrap_or(&NEWEST_LEGACY);
     let offer = ground.offer(endpoint).ok_or_else(|| forward::no_such_endpoint(endpoint))?;
     let declared = params.object.object("capabilities");
     let bits =

@@ -11,7 +11,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::answers;
 use super::envelope::{Envelope, Message, string};
-use super::era::{MODERN_VERSIONS, VERSION_HEADER, VERSION_KEY, header};
+use super::era::{VERSION_HEADER, VERSION_KEY, header};
 use super::forward::{self, Caller, forward};
 use super::headers;
 use super::levels;
@@ -23,6 +23,7 @@ use crate::auth::Principal;
 use crate::body::Body;
 use crate::catalog::Endpoint;
 use crate::failure::{Era, Failure};
+use crate::revision::MODERN_VERSIONS;
 
 const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
 const LEVEL_KEY: &str = "io.modelcontextprotocol/logLevel";

@@ -14,16 +14,18 @@ use http::StatusCode;
 
 use super::answers::SERVER_INFO_MEMBER;
 use super::downgrade::downgrade;
-use super::envelope::{Envelope, Malformed, Message, Object, quote, string};
+use super::envelope::{Envelope, Malformed, Message, Object, string};
 use super::levels;
 use super::params::Params;
 use super::splice::Splice;
 use crate::catalog::{UpstreamEntry, UpstreamEra};
-use crate::failure::table::{
-    HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, METHOD_NOT_FOUND,
-    MISSING_CAPABILITY, UNSUPPORTED_VERSION, status_of_upstream_code,
-};
+use crate::failure::table::status_of_upstream_code;
 use crate::failure::{Era, Failure};
+use crate::json::quote;
+use crate::revision::{
+    HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, LEGACY_RESOURCE_NOT_FOUND, METHOD_NOT_FOUND,
+    MISSING_CAPABILITY, UNSUPPORTED_VERSION,
+};
 use crate::upstream::UpstreamError;
 use crate::upstream::probe::modern_meta;
 

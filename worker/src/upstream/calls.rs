@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::UpstreamError;
 use super::connect::Connector;
 use super::exchange::{self, Events, Exchange};
-use super::message::{self, MODERN_CODES};
+use super::message;
 use super::open_call::OpenCall;
 use super::peer::Peer;
 use super::peers::Peers;
@@ -25,9 +25,8 @@ use super::probe;
 use super::session::UpstreamSession;
 use crate::catalog::{UpstreamEntry, UpstreamEra};
 use crate::lifecycle::task;
+use crate::revision::{MODERN, MODERN_CODES};
 
-/// Version that modern upstreams are spoken to in.
-pub const MODERN: &str = "2026-07-28";
 pub(super) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 pub(super) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 

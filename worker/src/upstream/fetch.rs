@@ -15,13 +15,13 @@ use super::message::{Message, excerpt};
 use super::peer::Peer;
 use super::probe::{self, Reply, modern_meta};
 use crate::catalog::{MAX_ITEMS, UpstreamEntry, UpstreamEra};
+use crate::revision::METHOD_NOT_FOUND;
 
 /// Most pages of one list: with servers' usual page sizes of 10 to 1000 items this is beyond [`MAX_ITEMS`] or a loop.
 pub const MAX_PAGES: usize = 1000;
 /// Most bytes of all pages of all lists together: a worker holds them until they are in the database, beside everything
 /// that it serves. Several times what [`MAX_ITEMS`] tools of the usual 1 to 2 KiB take.
 pub const MAX_BYTES: u64 = 64 << 20;
-const METHOD_NOT_FOUND: i64 = -32601;
 /// Characters of an upstream's own error text that we repeat.
 const EXCERPT: usize = 300;
 

@@ -5,9 +5,6 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// Codes that only a modern server sends: HeaderMismatch, MissingRequiredClientCapability, UnsupportedProtocolVersion.
-pub const MODERN_CODES: [i64; 3] = [-32020, -32021, -32022];
-
 /// A message's members, those that matter.
 #[derive(Debug, Deserialize)]
 pub struct Message<'a> {

@@ -16,15 +16,13 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::UpstreamError;
-use super::calls::{MODERN, SESSION_ID, Upstreams, request_headers};
-use super::message::{MODERN_CODES, Message, excerpt};
+use super::calls::{SESSION_ID, Upstreams, request_headers};
+use super::message::{Message, excerpt};
 use super::peer::Peer;
 use super::session::UpstreamSession;
 use crate::catalog::UpstreamEra;
+use crate::revision::{LEGACY_VERSIONS, MODERN, MODERN_CODES, NEWEST_LEGACY};
 
-/// What `initialize` asks for: the newest legacy version.
-const NEWEST_LEGACY: &str = "2025-11-25";
-const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 /// Characters of an upstream's own error text that we repeat.
 const EXCERPT: usize = 300;
 
@@ -113,7 +111,7 @@ async fn discover(upstreams: &Upstreams, peer: &Rc<Peer>) -> Result<Option<Found
     let Some(message) = Message::parse(&body) else { return Ok(None) };
     if let Some(error) = message.error {
         let offers_legacy =
-            error.data.is_some_and(|data| LEGACY.iter().any(|version| data.get().contains(version)));
+            error.data.is_some_and(|data| LEGACY_VERSIONS.iter().any(|version| data.get().contains(version)));
         if MODERN_CODES.contains(&error.code) && !offers_legacy {
             let text = excerpt(&error.message, EXCERPT);
             return Err(nonsense(format!("error {} to server/discover: {text}", error.code)));
@@ -170,7 +168,7 @@ pub(super) async fn initialize(upstreams: &Upstreams, peer: &Rc<Peer>) -> Result
         .and_then(|result| serde_json::from_str(result.get()).ok())
         .ok_or_else(|| nonsense("the result of initialize has another shape"))?;
     let version = about.protocol_version.unwrap_or_default();
-    if !LEGACY.contains(&version.as_str()) {
+    if !LEGACY_VERSIONS.contains(&version.as_str()) {
         let version = excerpt(&version, EXCERPT);
         return Err(nonsense(format!("it negotiates protocol version {version:?}, which is not supported")));
     }
