@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows the master or the worker; both depend on this crate and on nothing of each other.
 
+pub mod calendar;
 pub mod control;
 pub mod descriptors;
 pub mod log;

@@ -13,14 +13,11 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::settings::Settings;
+use crate::settings::secrets::{SESSION_KEY, SecretError, session_keys};
 
-/// Bytes of a key of `GATEWAY_SESSION_KEYS`.
-pub const KEY_BYTES: usize = 32;
-/// Most keys in a ring: a kid is one byte, and every key that shares a token's kid is tried.
-pub const MAX_KEYS: usize = 16;
 /// Longest token that is looked at, in bytes; ours are far shorter, and no client makes us decode more.
 const MAX_TOKEN: usize = 4096;
 const TAG_BYTES: usize = 16;
@@ -46,23 +43,13 @@ pub struct NotOurs;
 /// Why there is no key ring.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyRingError {
-    /// A key of the list cannot be used; its position counts from 1.
-    #[error(
-        "{origin}: key {position} is not {KEY_BYTES} bytes in hex or base64; make one with `openssl rand -hex 32`"
-    )]
-    BadKey {
+    /// The list of keys cannot be used.
+    #[error("{origin}: {source}")]
+    Keys {
         /// The setting or the file.
         origin: String,
-        /// From 1.
-        position: usize,
-    },
-    /// No key at all, or too many.
-    #[error("{origin}: {count} keys; between 1 and {MAX_KEYS} are needed, separated by commas")]
-    Count {
-        /// The setting or the file.
-        origin: String,
-        /// How many there were.
-        count: usize,
+        /// What is wrong with it.
+        source: SecretError,
     },
     /// The key file could not be read or made.
     #[error("{}: {source}; the state directory must be writable, or set GATEWAY_SESSION_KEYS", path.display())]
@@ -110,17 +97,9 @@ impl KeyRing {
 
     /// A ring of keys in hex or base64, separated by commas or line ends.
     pub fn parse(list: &str, origin: &str) -> Result<KeyRing, KeyRingError> {
-        let words: Vec<&str> =
-            list.split([',', '\n']).map(str::trim).filter(|word| !word.is_empty()).collect();
-        if words.is_empty() || words.len() > MAX_KEYS {
-            return Err(KeyRingError::Count { origin: origin.to_owned(), count: words.len() });
-        }
-        let mut keys = Vec::with_capacity(words.len());
-        for (index, word) in words.into_iter().enumerate() {
-            let secret = decode_key(word)
-                .ok_or_else(|| KeyRingError::BadKey { origin: origin.to_owned(), position: index + 1 })?;
-            keys.push(RingKey::derive(&secret)?);
-        }
+        let secrets =
+            session_keys(list).map_err(|source| KeyRingError::Keys { origin: origin.to_owned(), source })?;
+        let keys = secrets.iter().map(RingKey::derive).collect::<Result<_, _>>()?;
         Ok(KeyRing { keys })
     }
 
@@ -170,34 +149,20 @@ impl KeyRing {
 }
 
 impl RingKey {
-    fn derive(secret: &[u8; KEY_BYTES]) -> Result<RingKey, KeyRingError> {
+    fn derive(secret: &[u8; SESSION_KEY]) -> Result<RingKey, KeyRingError> {
         let prk = Salt::new(HKDF_SHA256, b"forkgate key ring v1").extract(secret);
-        let (mut key, mut kid) = ([0u8; KEY_BYTES], [0u8; 1]);
+        let (mut key, mut kid) = ([0u8; SESSION_KEY], [0u8; 1]);
         prk.expand(&[b"seal"], Length(key.len()))?.fill(&mut key)?;
         prk.expand(&[b"kid"], Length(kid.len()))?.fill(&mut kid)?;
         Ok(RingKey { kid: kid[0], aead: LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, &key)?) })
     }
 }
 
-fn decode_key(word: &str) -> Option<[u8; KEY_BYTES]> {
-    if word.len() == 2 * KEY_BYTES && word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        let mut key = [0u8; KEY_BYTES];
-        for (index, byte) in key.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&word[2 * index..2 * index + 2], 16).ok()?;
-        }
-        return Some(key);
-    }
-    [URL_SAFE_NO_PAD, URL_SAFE, STANDARD, STANDARD_NO_PAD]
-        .iter()
-        .find_map(|engine| engine.decode(word).ok())
-        .and_then(|bytes| bytes.try_into().ok())
-}
-
 /// Makes the key file unless another process was faster, and gives what the file then holds: the new file is complete
 /// before `link(2)` gives it its name, and `link` refuses a name that exists.
 fn mint(path: &Path) -> Result<String, KeyRingError> {
     let failed = |source| KeyRingError::File { path: path.to_owned(), source };
-    let mut key = [0u8; KEY_BYTES];
+    let mut key = [0u8; SESSION_KEY];
     let mut suffix = [0u8; 8];
     aws_lc_rs::rand::fill(&mut key)?;
     aws_lc_rs::rand::fill(&mut suffix)?;
@@ -224,6 +189,7 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
 
     const A: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -243,8 +209,8 @@ mod tests {
 
     #[test]
     fn keys_are_taken_in_hex_and_base64_only_at_full_length() {
-        let base64 = STANDARD.encode([7u8; KEY_BYTES]);
-        let url = URL_SAFE_NO_PAD.encode([7u8; KEY_BYTES]);
+        let base64 = STANDARD.encode([7u8; SESSION_KEY]);
+        let url = URL_SAFE_NO_PAD.encode([7u8; SESSION_KEY]);
         let token = ring(&base64).seal("p", b"x");
         assert!(ring(&url).open("p", &token).is_ok());
         for bad in ["", " , ", "abcd", &A[1..], &format!("{A},short")] {

@@ -6,6 +6,7 @@
 //! (connections), `observe` (status, metrics). [`gateway::Gateway`] is what a request can reach.
 
 pub mod admin;
+pub mod answer;
 pub mod auth;
 pub mod body;
 pub mod catalog;

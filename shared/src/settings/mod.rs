@@ -17,7 +17,7 @@ mod problem;
 mod readers;
 mod reload;
 mod rows;
-mod secrets;
+pub(crate) mod secrets;
 mod sources;
 mod suggest;
 pub mod table;

@@ -77,7 +77,7 @@ pub(super) fn jwt_secret(draft: &mut Draft, text: &str) -> Result<(), Invalid> {
 }
 
 pub(super) fn session_keys(draft: &mut Draft, text: &str) -> Result<(), Invalid> {
-    secrets::check_session_keys(text)?;
+    secrets::session_keys(text)?;
     draft.settings.session_keys = Some(Secret::new(text));
     Ok(())
 }

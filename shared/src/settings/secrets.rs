@@ -48,7 +48,7 @@ pub enum SecretError {
     #[error("key {0} of the list is not {SESSION_KEY} bytes in hex or base64; {HOW_TO_MAKE}")]
     SessionKey(usize),
     /// Too many session keys, or none.
-    #[error("{0} keys")]
+    #[error("{0} keys; between 1 and {MAX_SESSION_KEYS} are needed")]
     SessionKeyCount(usize),
 }
 
@@ -66,22 +66,27 @@ pub fn check_jwt_secret(secret: &str) -> Result<(), SecretError> {
     if variety.len() < MIN_VARIETY { Err(SecretError::Repetitive) } else { Ok(()) }
 }
 
-/// Refuses a list of session keys with one that does not decode to 32 bytes.
-pub fn check_session_keys(list: &str) -> Result<(), SecretError> {
-    let keys: Vec<&str> = list.split(',').map(str::trim).filter(|key| !key.is_empty()).collect();
+/// The session keys of a list in hex or base64, separated by commas or line ends.
+pub fn session_keys(list: &str) -> Result<Vec<[u8; SESSION_KEY]>, SecretError> {
+    let keys: Vec<&str> = list.split([',', '\n']).map(str::trim).filter(|key| !key.is_empty()).collect();
     if keys.is_empty() || keys.len() > MAX_SESSION_KEYS {
         return Err(SecretError::SessionKeyCount(keys.len()));
     }
-    match keys.iter().position(|key| !is_session_key(key)) {
-        Some(index) => Err(SecretError::SessionKey(index + 1)),
-        None => Ok(()),
-    }
+    let decoded =
+        keys.iter().zip(1..).map(|(key, position)| session_key(key).ok_or(SecretError::SessionKey(position)));
+    decoded.collect()
 }
 
-fn is_session_key(key: &str) -> bool {
-    let hex = key.len() == 2 * SESSION_KEY && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+fn session_key(text: &str) -> Option<[u8; SESSION_KEY]> {
+    if text.len() == 2 * SESSION_KEY && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let mut key = [0u8; SESSION_KEY];
+        for (byte, at) in key.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+        }
+        return Some(key);
+    }
     let engines = [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD];
-    hex || engines.iter().any(|engine| engine.decode(key).is_ok_and(|bytes| bytes.len() == SESSION_KEY))
+    engines.iter().find_map(|engine| engine.decode(text).ok()?.try_into().ok())
 }
 
 #[cfg(test)]
@@ -110,9 +115,12 @@ mod tests {
         let hex = "0f".repeat(32);
         let base64 = STANDARD.encode([7u8; 32]);
         let url = URL_SAFE_NO_PAD.encode([0xffu8; 32]);
-        assert_eq!(check_session_keys(&format!("{hex}, {base64},{url}")), Ok(()));
-        assert_eq!(check_session_keys(&format!("{hex},abc")), Err(SecretError::SessionKey(2)));
-        assert_eq!(check_session_keys(&STANDARD.encode([7u8; 16])), Err(SecretError::SessionKey(1)));
-        assert_eq!(check_session_keys(" , "), Err(SecretError::SessionKeyCount(0)));
+        assert_eq!(
+            session_keys(&format!("{hex}, {base64},{url}\n")),
+            Ok(vec![[0x0f; 32], [7; 32], [0xff; 32]])
+        );
+        assert_eq!(session_keys(&format!("{hex},abc")), Err(SecretError::SessionKey(2)));
+        assert_eq!(session_keys(&STANDARD.encode([7u8; 16])), Err(SecretError::SessionKey(1)));
+        assert_eq!(session_keys(" , "), Err(SecretError::SessionKeyCount(0)));
     }
 }

@@ -10,8 +10,9 @@ use url::{Host, Url};
 use super::apply;
 use super::gateway_input;
 use super::paging::Query;
-use super::reply::{ApiError, deleted, json_response};
+use super::reply::{ApiError, deleted};
 use super::shape::{AUDIT, Shape};
+use crate::answer::json_of;
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::gateway::Shared;
@@ -94,7 +95,7 @@ pub async fn get(gateway: &Shared, id: &str) -> Result<Response<Body>, ApiError>
     let mut connection = gateway.registry.pool().await?.acquire().await?;
     let record = records::gateway(&mut connection, id).await?;
     let record = record.ok_or_else(|| ApiError::NotFound { what: "Gateway", id: id.to_owned() })?;
-    Ok(json_response(StatusCode::OK, &shape(&record)?))
+    Ok(json_of(StatusCode::OK, &shape(&record)?))
 }
 
 /// Lists upstreams.

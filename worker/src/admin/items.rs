@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::Collection;
 use super::paging::Query;
-use super::reply::{ApiError, json_response};
+use super::reply::ApiError;
 use super::shape::{AUDIT, Shape};
+use crate::answer::json_of;
 use crate::body::Body;
 use crate::catalog::Kind;
 use crate::catalog::compile::prefixed;
@@ -52,7 +53,7 @@ pub async fn get(gateway: &Shared, collection: Collection, id: &str) -> Result<R
     let mut connection = gateway.registry.pool().await?.acquire().await?;
     let record = records::item(&mut connection, kind, id).await?;
     let record = record.ok_or_else(|| ApiError::NotFound { what, id: id.to_owned() })?;
-    Ok(json_response(StatusCode::OK, &shape(kind, &record, gateway.registry.separator())?))
+    Ok(json_of(StatusCode::OK, &shape(kind, &record, gateway.registry.separator())?))
 }
 
 /// Lists resource templates, in MCP's form and with the ids that a virtual server needs.
@@ -67,7 +68,7 @@ pub async fn templates(gateway: &Shared) -> Result<Response<Body>, ApiError> {
         .collect::<Result<Vec<_>, ApiError>>()?;
     let mut answer = Shape::default();
     answer.put("resourceTemplates", shapes);
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(json_of(StatusCode::OK, &answer))
 }
 
 /// ContextForge's `ToolRead`, `ResourceRead` or `PromptRead`.

@@ -8,8 +8,9 @@ use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::fields::canonical;
-use super::reply::{ApiError, json_response};
+use super::reply::ApiError;
 use super::shape::Shape;
+use crate::answer::json_of;
 use crate::body::Body;
 use crate::registry::records::Page;
 
@@ -72,12 +73,12 @@ impl Query {
         let last = rows.last().map(|(seq, _)| *seq).filter(|_| more);
         let shapes: Vec<Shape> = rows.into_iter().map(|(_, shape)| shape).collect();
         if !self.include_pagination {
-            return json_response(StatusCode::OK, &shapes);
+            return json_of(StatusCode::OK, &shapes);
         }
         let mut answer = Shape::default();
         answer.put_dynamic(name, &shapes);
         answer.put("nextCursor", json!(last.map(write_cursor)));
-        json_response(StatusCode::OK, &answer)
+        json_of(StatusCode::OK, &answer)
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! An error's body has ContextForge's `detail` and `message`; the text names what is wrong, where, and what to do.
 
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
-use serde::Serialize;
 use serde_json::json;
 
+use crate::answer::json_of;
 use crate::body::Body;
 use crate::failure::{Cause, Era, Retry, Row};
 use crate::registry::RegistryError;
@@ -141,7 +141,7 @@ impl ApiError {
             }
             _ => json!(message),
         };
-        let mut response = json_response(status, &json!({ "detail": detail, "message": message }));
+        let mut response = json_of(status, &json!({ "detail": detail, "message": message }));
         if let ApiError::MethodNotAllowed { allow, .. } = self {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
         }
@@ -152,18 +152,9 @@ impl ApiError {
     }
 }
 
-/// An answer in JSON.
-pub fn json_response(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    // Only a map with keys other than strings could fail, and there is none.
-    let mut response = Response::new(Body::full(serde_json::to_vec(value).unwrap_or_default()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
 /// ContextForge's answer to a deletion.
 pub fn deleted(what: &str, id: &str) -> Response<Body> {
-    json_response(
+    json_of(
         StatusCode::OK,
         &json!({ "status": "success", "message": format!("{what} {id} deleted successfully") }),
     )

@@ -6,9 +6,10 @@ use sqlx::SqliteConnection;
 
 use super::apply;
 use super::paging::Query;
-use super::reply::{ApiError, deleted, json_response};
+use super::reply::{ApiError, deleted};
 use super::server_input;
 use super::shape::{AUDIT, Shape};
+use crate::answer::json_of;
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::catalog::Kind;
@@ -37,7 +38,7 @@ pub async fn get(gateway: &Shared, id: &str) -> Result<Response<Body>, ApiError>
     let record = records::server(&mut connection, id).await?;
     let record = record.ok_or_else(|| ApiError::NotFound { what: "Server", id: id.to_owned() })?;
     let shape = shape(&mut connection, &record, gateway.registry.separator()).await?;
-    Ok(json_response(StatusCode::OK, &shape))
+    Ok(json_of(StatusCode::OK, &shape))
 }
 
 /// Lists them.

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
+use super::Kind;
 use super::headers::{self, HeaderParam};
 use super::snapshot::{self, Index, Route, Span, ViewIndex};
 use super::source::{Item, Pick, Source, SourceServer, SourceUpstream};
@@ -106,7 +107,7 @@ pub fn compile(source: &Source) -> Result<Compiled, CompileError> {
         .collect();
     let by_id: HashMap<&str, &Prepared<'_>> = prepared
         .iter()
-        .flat_map(|upstream| ITEM_KINDS.iter().flat_map(|kind| kind.of(upstream)))
+        .flat_map(|upstream| Kind::ALL.iter().flat_map(|kind| kind.of(upstream)))
         .map(|prepared| (prepared.item.id.as_str(), prepared))
         .collect();
     let servers = source
@@ -130,39 +131,28 @@ pub fn compile(source: &Source) -> Result<Compiled, CompileError> {
     Ok(Compiled { generation: source.generation, bytes, collisions: writer.collisions })
 }
 
-/// The four kinds of items, in the order of [`super::Kind`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ItemKind {
-    Tool,
-    Resource,
-    Template,
-    Prompt,
-}
-
-const ITEM_KINDS: [ItemKind; 4] = [ItemKind::Tool, ItemKind::Resource, ItemKind::Template, ItemKind::Prompt];
-
-impl ItemKind {
+impl Kind {
     fn of<'p, 'a>(self, upstream: &'p PreparedUpstream<'a>) -> &'p [Prepared<'a>] {
         match self {
-            ItemKind::Tool => &upstream.tools,
-            ItemKind::Resource => &upstream.resources,
-            ItemKind::Template => &upstream.templates,
-            ItemKind::Prompt => &upstream.prompts,
+            Kind::Tools => &upstream.tools,
+            Kind::Resources => &upstream.resources,
+            Kind::Templates => &upstream.templates,
+            Kind::Prompts => &upstream.prompts,
         }
     }
 
     fn picked(self, server: &SourceServer) -> &[Pick] {
         match self {
-            ItemKind::Tool => &server.tools,
-            ItemKind::Resource => &server.resources,
-            ItemKind::Template => &server.templates,
-            ItemKind::Prompt => &server.prompts,
+            Kind::Tools => &server.tools,
+            Kind::Resources => &server.resources,
+            Kind::Templates => &server.templates,
+            Kind::Prompts => &server.prompts,
         }
     }
 
     /// The prefixed name of tools and prompts; URIs are not prefixed.
     fn federated_name(self, item: &Prepared<'_>) -> Option<String> {
-        matches!(self, ItemKind::Tool | ItemKind::Prompt).then(|| item.prefixed.clone())
+        matches!(self, Kind::Tools | Kind::Prompts).then(|| item.prefixed.clone())
     }
 }
 
@@ -237,9 +227,9 @@ struct Writer<'s> {
 }
 
 impl Writer<'_> {
-    fn view<'p, 'a: 'p>(&mut self, entries: impl Fn(ItemKind) -> Entries<'p, 'a>) -> ViewIndex {
+    fn view<'p, 'a: 'p>(&mut self, entries: impl Fn(Kind) -> Entries<'p, 'a>) -> ViewIndex {
         let mut lists = [[Span(0, 0); 2]; 4];
-        let [tools, resources, templates, prompts] = ITEM_KINDS.map(|kind| {
+        let [tools, resources, templates, prompts] = Kind::ALL.map(|kind| {
             let entries = self.without_collisions(kind, entries(kind));
             let legacy = self.list(&entries, |item| item.for_legacy);
             let same = entries.iter().all(|(item, _)| item.for_legacy == item.for_modern);
@@ -252,14 +242,14 @@ impl Writer<'_> {
 
     /// Leaves the first of the items that want the same name. Two upstreams may well have the same URI or template, which is
     /// no collision to report: names are promised to be unique, URIs are not.
-    fn without_collisions<'p, 'a>(&mut self, kind: ItemKind, entries: Entries<'p, 'a>) -> Entries<'p, 'a> {
+    fn without_collisions<'p, 'a>(&mut self, kind: Kind, entries: Entries<'p, 'a>) -> Entries<'p, 'a> {
         let mut seen = HashSet::new();
         let mut kept = Vec::with_capacity(entries.len());
         for (item, name) in entries {
             let exposed = name.as_deref().unwrap_or(&item.item.key).to_owned();
             if seen.insert(exposed.clone()) {
                 kept.push((item, name));
-            } else if matches!(kind, ItemKind::Tool | ItemKind::Prompt) {
+            } else if matches!(kind, Kind::Tools | Kind::Prompts) {
                 let upstream = self.source.upstreams[item.upstream].entry.name.clone();
                 self.collisions.push(Collision { name: exposed, upstream, server: self.server.clone() });
             }

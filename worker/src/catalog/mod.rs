@@ -47,6 +47,11 @@ pub enum Kind {
     Prompts,
 }
 
+impl Kind {
+    /// All, in the order of their discriminants.
+    pub const ALL: [Kind; 4] = [Kind::Tools, Kind::Resources, Kind::Templates, Kind::Prompts];
+}
+
 /// The era an upstream was found to speak.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "era", rename_all = "snake_case")]

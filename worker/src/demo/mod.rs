@@ -21,8 +21,8 @@ use tokio::task::LocalSet;
 
 use crate::auth::{self, AuthError};
 use crate::catalog::compile::prefixed;
+use crate::lifecycle::inherited;
 use crate::lifecycle::task;
-use crate::registry::inherited;
 use client::{Answer, Client, ClientError, reachable};
 use guide::{Guide, example_call, example_headers};
 

@@ -1,7 +1,8 @@
 //! What the demo's upstream offers, as a pure function: a request in, a result out. It knows nothing of HTTP or eras.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use forkgate_shared::calendar::rfc3339;
 use serde_json::{Value, json};
 
 /// Steps that one countdown may have.
@@ -133,7 +134,7 @@ fn call(params: &Value) -> Outcome {
             Some(from) => Outcome::Countdown(from),
             None => tool_error("countdown needs from (integer, 0 to 100)"),
         },
-        Some("now") => Outcome::Result(text(utc(SystemTime::now()))),
+        Some("now") => Outcome::Result(text(now())),
         Some(name) => invalid(format!("there is no tool {name:?}")),
         None => invalid("tools/call needs a name"),
     }
@@ -160,36 +161,14 @@ fn prompt(params: &Value) -> Outcome {
     }
 }
 
-/// ISO 8601 with seconds. The calendar is Howard Hinnant's `civil_from_days`.
-fn utc(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute) = (second / 3_600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
+fn now() -> String {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    rfc3339(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_right_on_the_days_that_calendars_get_wrong() {
-        for (seconds, want) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (1_798_761_599, "2026-12-31T23:59:59Z"),
-        ] {
-            assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), want);
-        }
-    }
 
     #[test]
     fn tools_answer() {

@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::offer::{self, Outcome};
+use crate::answer::json_of;
 use crate::body::Body;
 use crate::lifecycle::task;
 
@@ -251,7 +252,7 @@ fn legacy(sessions: &Sessions, headers: &HeaderMap, method: &str, message: &Valu
 fn finish(outcome: Outcome, id: &Value, params: &Value, complete: impl Fn(Value) -> Value) -> Response<Body> {
     match outcome {
         Outcome::Result(result) => {
-            json_response(StatusCode::OK, &json!({ "jsonrpc": "2.0", "id": id, "result": complete(result) }))
+            json_of(StatusCode::OK, &json!({ "jsonrpc": "2.0", "id": id, "result": complete(result) }))
         }
         Outcome::Error(code, text) => {
             let modern = params["_meta"]["io.modelcontextprotocol/protocolVersion"].is_string();
@@ -319,14 +320,7 @@ fn error(status: StatusCode, id: &Value, code: i64, text: &str, data: Value) -> 
     if !id.is_null() {
         message["id"] = id.clone();
     }
-    json_response(status, &message)
-}
-
-fn json_response(status: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::full(value.to_string()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    json_of(status, &message)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::host::HostPolicy;
+use crate::answer;
 use crate::body::Body;
 
 /// What clients of MCP and of the API send.
@@ -45,8 +46,7 @@ impl Cors {
         if head.method != Method::OPTIONS || !head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
             return None;
         }
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = StatusCode::NO_CONTENT;
+        let mut response = answer::empty(StatusCode::NO_CONTENT);
         let headers = response.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(head));

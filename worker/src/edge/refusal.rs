@@ -3,11 +3,11 @@
 //! Bodies are `{"detail": "…"}` as ContextForge's; on an MCP path the text also stands in a JSON-RPC error without id,
 //! which is what MCP clients show.
 
-use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CONNECTION, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response};
 use serde_json::json;
 
+use crate::answer;
 use crate::auth::AuthError;
 use crate::body::Body;
 use crate::failure::{Cause, Era};
@@ -90,7 +90,7 @@ impl Refusal {
                 "detail": detail,
             }),
         };
-        let mut response = json_answer(row.status, body.to_string());
+        let mut response = answer::json(row.status, body.to_string());
         let headers = response.headers_mut();
         match self {
             Refusal::NoPrincipal(AuthError::Missing) => {
@@ -115,14 +115,6 @@ impl Refusal {
         }
         response
     }
-}
-
-/// An answer of JSON text.
-pub fn json_answer(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::full(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 #[cfg(test)]

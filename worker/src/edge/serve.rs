@@ -20,7 +20,7 @@ use super::cors::Cors;
 use super::host::HostPolicy;
 use super::in_flight::{Answer, InFlight};
 use super::limits::{discard, read_body};
-use super::refusal::{Reader, Refusal, json_answer};
+use super::refusal::{Reader, Refusal};
 use super::routes::{self, Route};
 use crate::auth::{self, Action, AuthError, Object, Principal};
 use crate::body::Body;
@@ -33,7 +33,7 @@ use crate::net::io::{ByteCounters, ClientIo};
 use crate::net::open::Registered;
 use crate::observe;
 use crate::observe::throttle::Throttle;
-use crate::{admin, protocol};
+use crate::{admin, answer, protocol};
 
 /// Which listener a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,13 +201,13 @@ fn probe(edge: &Edge, route: &Route, head: &Parts) -> Response<Body> {
     match route {
         Route::Version => {
             let text = concat!("{\"name\":\"forkgate\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
-            json_answer(StatusCode::OK, Bytes::from_static(text.as_bytes()))
+            answer::json(StatusCode::OK, Bytes::from_static(text.as_bytes()))
         }
         Route::Ready if edge.gateway.lifecycle.is_draining() => {
-            json_answer(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"status\":\"draining\"}"))
+            answer::json(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"status\":\"draining\"}"))
         }
-        Route::Ready => json_answer(StatusCode::OK, Bytes::from_static(b"{\"status\":\"ready\"}")),
-        _ => json_answer(StatusCode::OK, Bytes::from_static(b"{\"status\":\"healthy\"}")),
+        Route::Ready => answer::json(StatusCode::OK, Bytes::from_static(b"{\"status\":\"ready\"}")),
+        _ => answer::json(StatusCode::OK, Bytes::from_static(b"{\"status\":\"healthy\"}")),
     }
 }
 

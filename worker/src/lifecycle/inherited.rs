@@ -1,6 +1,8 @@
 //! The descriptors that the master passes by number, taken over once.
 
+use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use forkgate_shared::descriptors;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -18,7 +20,7 @@ pub(super) struct Inherited {
 
 /// A descriptor is not there.
 #[derive(Debug, thiserror::Error)]
-#[error("descriptor {number} ({what}) is not open: workers are started by `forkgate serve`, not by hand")]
+#[error("descriptor {number} ({what}) is not open: this process is started by `forkgate serve`, not by hand")]
 pub(super) struct NotInherited {
     number: RawFd,
     what: &'static str,
@@ -43,6 +45,21 @@ impl Inherited {
             })
         }
     }
+}
+
+/// What a child is born with that is no worker: control socket and settings. Works once per process, and must come before
+/// anything opens descriptors.
+pub(crate) fn control_and_settings() -> io::Result<(OwnedFd, OwnedFd)> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Err(io::Error::other("the inherited descriptors were taken before"));
+    }
+    // SAFETY: the first and only call in this process; the numbers are reserved for what the master passes.
+    let taken = unsafe {
+        take(descriptors::CONTROL, "control")
+            .and_then(|control| Ok((control, take(descriptors::SETTINGS, "settings")?)))
+    };
+    taken.map_err(io::Error::other)
 }
 
 /// # Safety

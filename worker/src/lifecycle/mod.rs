@@ -9,7 +9,7 @@ pub mod boot;
 pub mod calls;
 pub mod control;
 mod drain;
-mod inherited;
+pub(crate) mod inherited;
 mod memory;
 pub(crate) mod recycle;
 pub mod task;

@@ -7,14 +7,14 @@ use forkgate_shared::status::Status;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 
+use crate::answer;
 use crate::body::Body;
-use crate::edge::refusal::json_answer;
 use crate::gateway::Gateway;
 
 /// The row table as JSON.
 pub fn status(gateway: &Gateway) -> Response<Body> {
     match serde_json::to_vec(&Status::read(&gateway.rows)) {
-        Ok(text) => json_answer(StatusCode::OK, text),
+        Ok(text) => answer::json(StatusCode::OK, text),
         Err(error) => unrenderable(&error),
     }
 }
@@ -36,7 +36,7 @@ pub fn metrics(gateway: &Gateway) -> Response<Body> {
 
 fn unrenderable(error: &dyn std::error::Error) -> Response<Body> {
     tracing::error!(%error, "the numbers cannot be rendered");
-    json_answer(
+    answer::json(
         StatusCode::INTERNAL_SERVER_ERROR,
         "{\"detail\":\"the numbers cannot be rendered; see the log\"}",
     )

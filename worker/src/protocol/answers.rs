@@ -1,9 +1,7 @@
 //! Answers that the gateway gives by itself: what it is, and the lists of the catalog.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderValue, Response, header};
 
-use crate::body::Body;
 use crate::catalog::{Kind, UpstreamEntry};
 use crate::json::quote;
 use crate::revision::{Era, MODERN_VERSIONS};
@@ -21,20 +19,6 @@ pub const SERVER_INFO_MEMBER: &str = concat!(
 /// How long a modern client may keep a list, in milliseconds: not at all, because a change of the registry is live at
 /// once, and nothing tells the client yet.
 const LIST_TTL_MS: u32 = 0;
-
-/// A `200` with a JSON body.
-pub fn json(body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::full(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// A status without a body.
-pub fn empty(status: http::StatusCode) -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = status;
-    response
-}
 
 /// The response to request `id` whose result has these members.
 pub fn result(era: Era, id: &str, members: &str) -> Bytes {

@@ -20,6 +20,7 @@ use super::params::Params;
 use super::relay::Reading;
 use super::rewrite::Forwarded;
 use super::{Ground, silence, streams};
+use crate::answer;
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::catalog::Endpoint;
@@ -55,7 +56,7 @@ pub async fn post<G: Ground>(
         }
         // `initialized`, `cancelled`, answers to what was never asked: nothing to do, nothing to say.
         Message::Notification { .. } | Message::Response { .. } => {
-            session(&**ground, principal, head).map(|_| answers::empty(StatusCode::ACCEPTED))
+            session(&**ground, principal, head).map(|_| answer::empty(StatusCode::ACCEPTED))
         }
     };
     answered.unwrap_or_else(|failure| failure.respond(Era::Legacy, id, is_tool_call))
@@ -82,7 +83,7 @@ fn initialize<G: Ground>(
     };
     let session =
         ground.sessions().create(&principal.fingerprint, &facts).map_err(|_| Failure::SessionsFull)?;
-    let mut response = answers::json(offer.initialize(id, version));
+    let mut response = answer::json(StatusCode::OK, offer.initialize(id, version));
     let session = HeaderValue::try_from(session).map_err(|error| Failure::Internal(error.to_string()))?;
     response.headers_mut().insert(HeaderName::from_static(SESSION_HEADER), session);
     Ok(response)
@@ -129,7 +130,7 @@ async fn request<G: Ground>(
         return list(&**ground, endpoint, Era::Legacy, id, kind, params.as_ref());
     }
     match method {
-        "ping" => Ok(answers::json(answers::result(Era::Legacy, id, ""))),
+        "ping" => Ok(answer::json(StatusCode::OK, answers::result(Era::Legacy, id, ""))),
         "logging/setLevel" => {
             forward::check_offered(&**ground, endpoint, method)?;
             let params = Params::of(envelope)?;
@@ -137,7 +138,7 @@ async fn request<G: Ground>(
             let level = levels::parse(&params.string("level")?)
                 .ok_or_else(|| Failure::InvalidParams("`level` is no log level".to_owned()))?;
             ground.sessions().set_log_level(&session, level);
-            Ok(answers::json(answers::result(Era::Legacy, id, "")))
+            Ok(answer::json(StatusCode::OK, answers::result(Era::Legacy, id, "")))
         }
         _ => Err(Failure::NoSuchMethod(method.to_owned())),
     }
@@ -233,7 +234,7 @@ pub fn delete<G: Ground>(ground: &G, principal: &Principal, head: &HeaderMap) ->
     match session(ground, principal, head) {
         Ok(session) => {
             ground.sessions().terminate(&session);
-            answers::empty(StatusCode::OK)
+            answer::empty(StatusCode::OK)
         }
         Err(failure) => failure.respond(Era::Legacy, None, false),
     }

@@ -19,6 +19,7 @@ use super::params::Params;
 use super::relay::Reading;
 use super::rewrite::Forwarded;
 use super::{Ground, silence};
+use crate::answer;
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::catalog::Endpoint;
@@ -60,7 +61,7 @@ async fn answer<G: Ground>(
     match &envelope.message {
         // What a modern notification may ask for (cancelling) is said by closing the stream.
         Message::Notification { .. } => match check_version_header(head) {
-            Ok(()) => answers::empty(StatusCode::ACCEPTED),
+            Ok(()) => answer::empty(StatusCode::ACCEPTED),
             Err(failure) => failure.respond(Era::Modern, None, false),
         },
         Message::Response { .. } => {
@@ -114,7 +115,7 @@ async fn request<G: Ground>(
     }
     if method == "server/discover" {
         let offer = ground.offer(endpoint).ok_or_else(|| forward::no_such_endpoint(endpoint))?;
-        return Ok(answers::json(offer.discover(id)));
+        return Ok(answer::json(StatusCode::OK, offer.discover(id)));
     }
     let kind = answers::list_kind(method).ok_or_else(|| Failure::NoSuchMethod(method.to_owned()))?;
     list(&**ground, endpoint, Era::Modern, id, kind, params.as_ref())
@@ -134,7 +135,7 @@ pub fn list<G: Ground>(
     }
     let items = ground.with_view(endpoint, |view| view.list(kind, era));
     let items = items.ok_or_else(|| forward::no_such_endpoint(endpoint))?;
-    Ok(answers::json(answers::list(era, id, kind, &items)))
+    Ok(answer::json(StatusCode::OK, answers::list(era, id, kind, &items)))
 }
 
 /// The version of the header is one that is served.

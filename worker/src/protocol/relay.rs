@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::rewrite::{Incoming, Plan};
+use crate::answer;
 use crate::body::{Body, StreamWriter};
 use crate::catalog::UpstreamEra;
 use crate::failure::{Era, Failure};
@@ -100,9 +101,7 @@ pub async fn answer(plan: Plan, called: Result<Answered, UpstreamError>, reading
 }
 
 fn respond(message: Vec<u8>, status: http::StatusCode) -> Response<Body> {
-    let mut response = super::answers::json(message);
-    *response.status_mut() = status;
-    response
+    answer::json(status, message)
 }
 
 fn failed(plan: &Plan, failure: &Failure) -> Response<Body> {

@@ -16,8 +16,9 @@ use forkgate_shared::{log, memfd};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection, SqliteConnection};
 
-use super::{MIGRATE_LOCK_WAIT, RegistryError, connect_options, inherited, source};
+use super::{MIGRATE_LOCK_WAIT, RegistryError, connect_options, source};
 use crate::catalog::compile::{Compiled, compile};
+use crate::lifecycle::inherited;
 
 /// An operator's text in a control message; the rest of the message is small.
 const MAX_TEXT: usize = control::MAX_MESSAGE / 2;

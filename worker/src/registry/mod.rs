@@ -7,7 +7,6 @@
 mod aside;
 pub mod change;
 pub mod credentials;
-pub(crate) mod inherited;
 pub mod migrate;
 pub mod publish;
 pub mod records;

@@ -43,7 +43,7 @@ pub async fn load(connection: &mut SqliteConnection) -> Result<Source, RegistryE
             prompts: Vec::new(),
         });
     }
-    for kind in [Kind::Tools, Kind::Resources, Kind::Templates, Kind::Prompts] {
+    for kind in Kind::ALL {
         for (gateway_id, item) in items(connection, kind).await? {
             let Some(&number) = by_gateway.get(&gateway_id) else { continue };
             let upstream: &mut SourceUpstream = &mut upstreams[number];
@@ -105,7 +105,7 @@ async fn servers(connection: &mut SqliteConnection) -> Result<Vec<SourceServer>,
     let number: HashMap<String, usize> = ids.iter().cloned().zip(0..).collect();
     let mut servers: Vec<SourceServer> =
         ids.into_iter().map(|id| SourceServer { id, ..SourceServer::default() }).collect();
-    for kind in [Kind::Tools, Kind::Resources, Kind::Templates, Kind::Prompts] {
+    for kind in Kind::ALL {
         let (pairs, column, named) = association(kind);
         let name = if named { "exposed_name" } else { "NULL" };
         let sql = format!("SELECT server_id, {column}, {name} FROM {pairs} ORDER BY seq");
