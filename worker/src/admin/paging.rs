@@ -38,7 +38,8 @@ impl Query {
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (0..=MAX_LIMIT).contains(limit));
                     let problem = || format!("a number from 0 (everything) to {MAX_LIMIT} is expected");
-                    parsed.limit = Some(limit.ok_or_else(|| ApiError::field("limit", problem()))?);
+                    parsed.limit =
+                        Some(limit.ok_or_else(|| ApiError::Parameter { name: "limit", problem: problem() })?);
                 }
                 "cursor" if !value.is_empty() => parsed.after = read_cursor(&value)?,
                 "includePagination" => {
@@ -93,7 +94,8 @@ fn read_cursor(text: &str) -> Result<i64, ApiError> {
         .and_then(|bytes| Some(i64::from_be_bytes(bytes.try_into().ok()?)))
         .filter(|seq| *seq >= 0)
         .ok_or_else(|| {
-            ApiError::field("cursor", "not a cursor of this list; use nextCursor of the page before")
+            let problem = "not a cursor of this list; use nextCursor of the page before".to_owned();
+            ApiError::Parameter { name: "cursor", problem }
         })
 }
 

@@ -41,8 +41,16 @@ pub enum ApiError {
     /// A field of the request is not acceptable.
     #[error("{field}: {problem}")]
     Unprocessable {
-        /// Its name; `body` for the whole, `query` for a parameter.
+        /// Its name; `body` for the whole.
         field: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// A query parameter is not acceptable.
+    #[error("{name}: {problem}")]
+    Parameter {
+        /// Its name.
+        name: &'static str,
         /// What is wrong and what would be right.
         problem: String,
     },
@@ -101,7 +109,7 @@ impl ApiError {
         match self {
             ApiError::NoSuchPath { .. } | ApiError::NotFound { .. } => Cause::NotFound,
             ApiError::MethodNotAllowed { .. } => Cause::MethodNotAllowed,
-            ApiError::Unprocessable { .. } => Cause::Unprocessable,
+            ApiError::Unprocessable { .. } | ApiError::Parameter { .. } => Cause::Unprocessable,
             ApiError::Unreachable { .. } => Cause::BadGateway,
             ApiError::Busy => Cause::Unavailable,
             ApiError::Interrupted => Cause::Internal,
@@ -132,13 +140,15 @@ impl ApiError {
             tracing::warn!(status = status.as_u16(), error = %message, "a registry request failed");
         }
         // FastAPI's form for a field; its clients look for `loc`.
+        let in_field =
+            |place, field: &str| json!([{ "loc": [place, field], "msg": message, "type": "value_error" }]);
         let detail = match &self {
             ApiError::Unprocessable { field, .. } if field == "body" => {
                 json!([{ "loc": ["body"], "msg": message, "type": "value_error" }])
             }
-            ApiError::Unprocessable { field, .. } => {
-                json!([{ "loc": ["body", field], "msg": message, "type": "value_error" }])
-            }
+            ApiError::Unprocessable { field, .. } => in_field("body", field),
+            ApiError::Parameter { name, .. } => in_field("query", name),
+            ApiError::Change(ChangeError::NoSuchItem { field, .. }) => in_field("body", field),
             _ => json!(message),
         };
         let mut response = json_of(status, &json!({ "detail": detail, "message": message }));
@@ -163,6 +173,29 @@ pub fn deleted(what: &str, id: &str) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn detail(error: ApiError) -> serde_json::Value {
+        let Body::Full(bytes) = error.into_response().into_body() else { panic!("a body") };
+        let body: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        assert!(body["message"].is_string(), "{body}");
+        body["detail"].clone()
+    }
+
+    #[test]
+    fn a_field_is_named_where_clients_look_for_it_and_anything_else_is_a_text() {
+        let missing =
+            ChangeError::NoSuchItem { field: "associatedTools", collection: "tools", id: "x".into() };
+        let parameter = ApiError::Parameter { name: "limit", problem: "a number".to_owned() };
+        for (error, loc) in [
+            (ApiError::field("name", "too long"), json!(["body", "name"])),
+            (ApiError::field("body", "no JSON"), json!(["body"])),
+            (missing.into(), json!(["body", "associatedTools"])),
+            (parameter, json!(["query", "limit"])),
+        ] {
+            assert_eq!(detail(error)[0]["loc"], loc);
+        }
+        assert!(detail(ApiError::Busy).is_string());
+    }
 
     #[test]
     fn a_lock_is_worth_another_try_and_a_taken_name_is_not() {

@@ -1,6 +1,6 @@
 //! What is turned down at the door: texts and headers; the status is the table of failures'.
 //!
-//! Bodies are `{"detail": "…"}` as ContextForge's; on an MCP path the text also stands in a JSON-RPC error without id,
+//! Bodies are `{"detail": "…", "message": "…"}` as ContextForge's; on an MCP path the text also stands in a JSON-RPC error without id,
 //! which is what MCP clients show.
 
 use http::header::{ALLOW, CONNECTION, WWW_AUTHENTICATE};
@@ -83,7 +83,7 @@ impl Refusal {
         let detail = self.to_string();
         let row = self.cause().row(Era::Modern);
         let body = match reader {
-            Reader::Rest => json!({ "detail": detail }),
+            Reader::Rest => json!({ "detail": detail, "message": detail }),
             Reader::Mcp => json!({
                 "jsonrpc": "2.0",
                 "error": { "code": row.code, "message": detail },
