@@ -63,7 +63,7 @@ fn defaults_are_the_pinned_ones() {
         (s.tool_name_separator.as_str(), s.log_format, s.log_level.as_str()),
         ("__", LogFormat::Text, "info")
     );
-    assert_eq!((s.max_body, s.max_answer, s.backlog), (16 * MIB, 64 * MIB, 2048));
+    assert_eq!((s.max_body, s.max_answer, s.backlog), (16 * MIB, 16 * MIB, 2048));
     assert_eq!(
         (s.sse_keepalive_interval, s.sse_send_timeout),
         (Duration::from_secs(30), Some(Duration::from_secs(30)))
