@@ -27,7 +27,7 @@ pub const TESTS: &[Test] = &[
 
 fn open_paths() -> Verdict {
     let gateway = Setup::new().start();
-    for path in ["/health", "/ready", "/version"] {
+    for path in ["/", "/health", "/ready", "/version"] {
         let answer = gateway.exchange(&Request::new("GET", path));
         assert_eq!(answer.status(), 200, "{path} (no upstream is registered): {}", answer.text());
     }

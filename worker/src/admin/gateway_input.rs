@@ -47,6 +47,9 @@ pub fn parse(
 ) -> Result<NewGateway, ApiError> {
     let fields = Fields::parse(body, None)?;
     let name = fields.required("name", MAX_NAME)?;
+    if name.contains(char::is_control) {
+        return Err(ApiError::field("name", "contains control characters; it stands in logs and metrics"));
+    }
     let slug = slug(&name, separator).ok_or_else(|| {
         ApiError::field(
             "name",
@@ -77,6 +80,10 @@ pub fn parse(
 /// An address that this gateway may call. Names are resolved later, see [`super::gateways`].
 fn url(text: &str, settings: &Settings) -> Result<Url, ApiError> {
     let wrong = |problem: &str| ApiError::field("url", problem);
+    // The parser would take tabs and line breaks out without a word (WHATWG URL).
+    if text.trim().contains(char::is_control) {
+        return Err(wrong("contains control characters"));
+    }
     let url = Url::parse(text)
         .map_err(|error| wrong(&format!("not a URL ({error}); for instance https://host/mcp")))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -296,6 +303,8 @@ mod tests {
             ("nonsense".to_owned(), "body: a JSON object is expected"),
             (r#"{"url":"https://h"}"#.to_owned(), "name: this field is required"),
             (r#"{"name":"天気","url":"https://h"}"#.to_owned(), "name: it needs at least one ASCII"),
+            (r#"{"name":"n\r\nX: 1","url":"https://h"}"#.to_owned(), "name: contains control characters"),
+            (at(r"https://h/mcp\r\nX: 1"), "url: contains control characters"),
             (r#"{"name":"n"}"#.to_owned(), "url: this field is required"),
             (r#"{"name":"n","url":7}"#.to_owned(), "url: a string is expected"),
             (at("h/mcp"), "url: not a URL"),

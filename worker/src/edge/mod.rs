@@ -13,3 +13,4 @@ mod routes;
 pub mod serve;
 #[cfg(test)]
 mod tests;
+mod welcome;

@@ -5,6 +5,7 @@
 //! | `/mcp` | both ports | the federated MCP endpoint |
 //! | `/servers/{id}/mcp` | both | a virtual server |
 //! | `/upstreams/{name}/mcp` | both | one upstream |
+//! | `/` | both | a page that says what this is |
 //! | `/health`, `/healthz` · `/ready`, `/readyz` · `/version` | both | probes, open without a token |
 //! | `/gateways`, `/tools`, `/servers`, `/resources`, `/prompts`, each with what follows | both | the admin API |
 //! | `/status` · `/metrics`, `/metrics/prometheus` | admin port | operators |
@@ -23,6 +24,7 @@ pub(super) const MCP_METHODS: &str = "GET, POST, DELETE";
 pub(super) enum Route {
     Mcp(Endpoint),
     Api(ApiRoute),
+    Welcome,
     Health,
     Ready,
     Version,
@@ -36,7 +38,12 @@ impl Route {
         match self {
             Route::Mcp(_) => Some(MCP_METHODS),
             Route::Api(route) => Some(route.methods()),
-            Route::Health | Route::Ready | Route::Version | Route::Status | Route::Metrics => None,
+            Route::Welcome
+            | Route::Health
+            | Route::Ready
+            | Route::Version
+            | Route::Status
+            | Route::Metrics => None,
         }
     }
 }
@@ -47,6 +54,9 @@ pub(super) fn find(path: &str, port: Port) -> Option<Route> {
         return Some(Route::Mcp(Endpoint::Federated));
     }
     let path = path.strip_prefix('/')?;
+    if path.is_empty() {
+        return Some(Route::Welcome);
+    }
     let path = path.strip_suffix('/').unwrap_or(path);
     let path = path.strip_prefix("v1/").unwrap_or(path);
     let mut segments = path.split('/');
@@ -146,7 +156,7 @@ mod tests {
     fn nothing_else_is_a_path() {
         for path in [
             "",
-            "/",
+            "//",
             "//",
             "mcp",
             "/mcpx",

@@ -22,6 +22,7 @@ use super::in_flight::{Answer, InFlight};
 use super::limits::{discard, read_body};
 use super::refusal::{Reader, Refusal};
 use super::routes::{self, Route};
+use super::welcome;
 use crate::auth::{self, Action, AuthError, Object, Principal};
 use crate::body::Body;
 use crate::catalog::Endpoint;
@@ -167,7 +168,7 @@ async fn handle(
     let mut response = match route {
         _ if let Some(answer) = preflight => answer,
         None => Refusal::NoSuchPath(head.uri.path().chars().take(200).collect()).answer(Reader::Rest),
-        Some(route @ (Route::Health | Route::Ready | Route::Version)) => {
+        Some(route @ (Route::Welcome | Route::Health | Route::Ready | Route::Version)) => {
             in_flight.is_probe();
             probe(&edge, &route, &head)
         }
@@ -193,12 +194,13 @@ async fn handle(
     Ok(in_flight.answered(response))
 }
 
-/// Probes need neither token nor a known `Host`: whoever checks a container addresses it by number.
+/// The welcome page and probes need neither token nor a known `Host`: whoever checks a container addresses it by number.
 fn probe(edge: &Edge, route: &Route, head: &Parts) -> Response<Body> {
     if let Err(refusal) = read_only(head) {
         return refusal.answer(Reader::Rest);
     }
     match route {
+        Route::Welcome => welcome::page(edge.port),
         Route::Version => {
             let text = concat!("{\"name\":\"forkgate\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
             answer::json(StatusCode::OK, Bytes::from_static(text.as_bytes()))

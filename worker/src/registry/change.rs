@@ -15,6 +15,9 @@ use crate::catalog::compile::{Collision, Compiled};
 use crate::catalog::splice::Object;
 use crate::catalog::{Kind, MAX_ITEMS, UpstreamEra};
 
+/// Longest name or URI of an item, in bytes: ContextForge's limit for URLs. Names end in headers, logs and prompts, so
+/// control characters have no place in them either.
+const MAX_KEY: usize = 2048;
 /// Rows of one INSERT: six values each, far below SQLite's 32 766 (limits, "Maximum Number Of Host Parameters").
 const ROWS_PER_INSERT: usize = 200;
 /// Takes the write lock at once, so that what a change reads is still true when it writes.
@@ -341,7 +344,7 @@ async fn insert_items(
                 tracing::warn!(
                     gateway = gateway_id,
                     table,
-                    "an item without a name, or with one that was there, is left out"
+                    "an item whose name is missing, unusable or given twice is left out"
                 );
             }
         }
@@ -368,14 +371,15 @@ fn key(kind: Kind, item: &RawValue) -> Option<String> {
         Kind::Resources => "uri",
         Kind::Templates => "uriTemplate",
     };
-    Object::parse(item.get()).ok()?.string(member).filter(|key| !key.is_empty())
+    let usable = |key: &String| !key.is_empty() && key.len() <= MAX_KEY && !key.contains(char::is_control);
+    Object::parse(item.get()).ok()?.string(member).filter(usable)
 }
 
 /// The names of tools that [`insert_items`] leaves out.
 fn tools_left_out(tools: &[Box<RawValue>]) -> Vec<String> {
     let mut seen = HashSet::new();
     let left_out = |tool: &RawValue| match key(Kind::Tools, tool) {
-        None => Some("(without a name)".to_owned()),
+        None => Some("(without a usable name)".to_owned()),
         Some(name) if seen.insert(name.clone()) => None,
         Some(name) => Some(name),
     };

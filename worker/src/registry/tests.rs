@@ -125,7 +125,7 @@ fn a_registration_is_compiled_and_survives_byte_for_byte() {
         prepare(&path, "__").await.expect("prepares");
         let registry = registry(&path);
         let odd = r#"{ "n":1.0e0,"name":"odd" , "inputSchema":{"type":"object"},"x/y":"\u00e9" }"#;
-        let twice = [odd, r#"{"name":"odd"}"#, r#"{"title":"nameless"}"#];
+        let twice = [odd, r#"{"name":"odd"}"#, r#"{"title":"nameless"}"#, r#"{"name":"a\r\nX-Evil: 1"}"#];
         let compiled =
             change::add_gateway(&registry, 0, &gateway("My Up"), &offer(&twice)).await.expect("added");
         assert_eq!(compiled.generation, 2);
@@ -137,7 +137,7 @@ fn a_registration_is_compiled_and_survives_byte_for_byte() {
         let mut connection = registry.pool().await.expect("pool").acquire().await.expect("connection");
         let row = records::gateway(&mut connection, "id-My Up").await.expect("reads").expect("there");
         assert_eq!((row.tool_count, row.interned_index), (1, 0));
-        assert_eq!(row.skipped_tools, r#"["odd","(without a name)"]"#);
+        assert_eq!(row.skipped_tools, r#"["odd","(without a usable name)","(without a usable name)"]"#);
         drop(connection);
         assert_eq!(prepare(&path, "__").await.expect("prepares").bytes, compiled.bytes);
     });
