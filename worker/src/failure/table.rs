@@ -140,11 +140,6 @@ impl Cause {
         };
         Row { status, code, is_tool_error: self == C::InputRequired, retry }
     }
-
-    /// The status of an answer outside MCP: the registry API, status and metrics.
-    pub fn http_status(self) -> StatusCode {
-        self.row(Era::Modern).status
-    }
 }
 
 /// The status under which an upstream's own JSON-RPC error is passed on.
