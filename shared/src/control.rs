@@ -15,8 +15,10 @@ use nix::sys::socket::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::verdict::Verdict;
+
 /// Version of these messages; a child says it in [`FromChild::Hello`] and the master refuses another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Largest message, in bytes. An error text is cut to fit.
 pub const MAX_MESSAGE: usize = 16 * 1024;
@@ -35,9 +37,32 @@ pub enum RecycleReason {
     Reload,
     /// Somebody sent it TERM.
     Operator,
+    /// The watchdog suspected it, and took that back; the standby that was started meanwhile serves on.
+    Suspect,
+    /// A unit of work costs far more than it used to.
+    Degenerate,
+    /// A task that a worker cannot do without has ended.
+    EssentialTask,
 }
 
 impl RecycleReason {
+    /// All, in the order of [`RecycleReason::index`].
+    pub const ALL: [RecycleReason; 8] = [
+        RecycleReason::MaxRequests,
+        RecycleReason::Memory,
+        RecycleReason::Age,
+        RecycleReason::Reload,
+        RecycleReason::Operator,
+        RecycleReason::Suspect,
+        RecycleReason::Degenerate,
+        RecycleReason::EssentialTask,
+    ];
+
+    /// Index into [`RecycleReason::ALL`] and [`crate::rows::Base::recycles`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
     /// The words for logs, `ctl` and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,6 +71,9 @@ impl RecycleReason {
             RecycleReason::Age => "age",
             RecycleReason::Reload => "reload",
             RecycleReason::Operator => "operator",
+            RecycleReason::Suspect => "suspect",
+            RecycleReason::Degenerate => "degenerate",
+            RecycleReason::EssentialTask => "essential_task",
         }
     }
 }
@@ -65,6 +93,14 @@ pub enum ToChild {
     Catalog {
         /// Registry generation that the snapshot was compiled from.
         generation: u64,
+    },
+    /// A suspect whose standby serves its slot: stop accepting, announce the close on every answer, end streams as in a
+    /// drain, but stay: the next order decides.
+    StepAside,
+    /// Write down what is going on inside; answered with [`FromChild::Report`].
+    Report {
+        /// What the master is about to kill it for.
+        verdict: Verdict,
     },
 }
 
@@ -89,6 +125,8 @@ pub enum FromChild {
         /// Registry generation; an older one than the master's is dropped.
         generation: u64,
     },
+    /// What it found out about itself: a sealed memfd with JSON (`report::Inside`) is attached.
+    Report,
     /// The child cannot start; the text is for the operator. Exit code 3 or 4 follows.
     BootFailed {
         /// What is wrong, where, and what to do.

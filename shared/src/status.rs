@@ -1,11 +1,12 @@
 //! What `ctl status` and the admin port's `/status` show: one reading of the shared rows, the same from any process.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
 use crate::control::RecycleReason;
-use crate::rows::{Row, RowState, Rows, monotonic_ns};
+use crate::rows::{KillReason, Row, RowState, Rows, monotonic_ns};
 
 /// A reading of the whole table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,38 +27,15 @@ pub struct Status {
     pub requests: u64,
     /// Connections accepted, likewise.
     pub accepted: u64,
-    /// Voluntary replacements by reason.
-    pub recycles: Recycles,
+    /// Voluntary replacements by reason: `max_requests`, `memory`, `age`, `reload`, `operator`, `suspect`, `degenerate`,
+    /// `essential_task`.
+    pub recycles: BTreeMap<String, u64>,
     /// Workers that died without being asked to.
     pub crashes: u64,
-    /// Workers that were killed because they did not boot or drain in time.
-    pub kills: Kills,
+    /// Workers that the master killed, by what led to it: `boot` and `drain` (timeouts), and the watchdog's verdicts.
+    pub kills: BTreeMap<String, u64>,
     /// One entry per process, by slot, then by age.
     pub workers: Vec<WorkerStatus>,
-}
-
-/// Voluntary replacements by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recycles {
-    /// See [`RecycleReason::MaxRequests`].
-    pub max_requests: u64,
-    /// See [`RecycleReason::Memory`].
-    pub memory: u64,
-    /// See [`RecycleReason::Age`].
-    pub age: u64,
-    /// See [`RecycleReason::Reload`].
-    pub reload: u64,
-    /// See [`RecycleReason::Operator`].
-    pub operator: u64,
-}
-
-/// Kills by the timeout that led to them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kills {
-    /// `GATEWAY_BOOT_TIMEOUT`.
-    pub boot: u64,
-    /// `GATEWAY_GRACEFUL_TIMEOUT`.
-    pub drain: u64,
 }
 
 /// One process.
@@ -91,19 +69,10 @@ pub struct WorkerStatus {
     pub catalog_generation: u64,
     /// Version of its settings.
     pub settings_generation: u64,
-}
-
-impl RecycleReason {
-    /// Index into [`crate::rows::Base::recycles`].
-    pub fn index(self) -> usize {
-        match self {
-            RecycleReason::MaxRequests => 0,
-            RecycleReason::Memory => 1,
-            RecycleReason::Age => 2,
-            RecycleReason::Reload => 3,
-            RecycleReason::Operator => 4,
-        }
-    }
+    /// Part of the last second that its event loop was busy, 0 to 1.
+    pub busy: f64,
+    /// What the watchdog says: empty, or a verdict such as `spin`, with `suspect` or `fired`.
+    pub watchdog: String,
 }
 
 impl Status {
@@ -116,7 +85,6 @@ impl Status {
             .map(|index| WorkerStatus::read(index, rows.row(index), now))
             .collect();
         workers.sort_by_key(|worker| (worker.slot, worker.generation));
-        let recycled = |reason: RecycleReason| base.recycles[reason.index()].load(Relaxed);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             target: base.target.load(Relaxed),
@@ -126,15 +94,13 @@ impl Status {
             catalog_generation: base.catalog_generation.load(Relaxed),
             requests: rows.total(|counters| counters.requests.load(Relaxed)),
             accepted: rows.total(|counters| counters.accepted.load(Relaxed)),
-            recycles: Recycles {
-                max_requests: recycled(RecycleReason::MaxRequests),
-                memory: recycled(RecycleReason::Memory),
-                age: recycled(RecycleReason::Age),
-                reload: recycled(RecycleReason::Reload),
-                operator: recycled(RecycleReason::Operator),
-            },
+            recycles: RecycleReason::ALL
+                .map(|reason| (reason.as_str().to_owned(), base.recycles[reason.index()].load(Relaxed)))
+                .into(),
             crashes: base.crashes.load(Relaxed),
-            kills: Kills { boot: base.kills[0].load(Relaxed), drain: base.kills[1].load(Relaxed) },
+            kills: KillReason::all()
+                .map(|reason| (reason.as_str().to_owned(), base.kills[reason.index()].load(Relaxed)))
+                .collect(),
             workers,
         }
     }
@@ -162,6 +128,8 @@ impl WorkerStatus {
             private_bytes: row.private_bytes.load(Relaxed),
             catalog_generation: row.catalog_generation.load(Relaxed),
             settings_generation: row.settings_generation.load(Relaxed),
+            busy: row.evidence.busy_permille.load(Relaxed).min(1000) as f64 / 1e3,
+            watchdog: row.evidence.claim().map_or_else(String::new, |claim| claim.to_string()),
         }
     }
 }

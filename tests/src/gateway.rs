@@ -182,6 +182,7 @@ pub struct Status {
     pub requests: u64,
     pub accepted: u64,
     pub recycles: Recycles,
+    pub kills: std::collections::BTreeMap<String, u64>,
     pub crashes: u64,
     pub workers: Vec<Worker>,
 }

@@ -24,6 +24,7 @@ pub mod protocol;
 pub mod registry;
 pub mod revision;
 pub mod upstream;
+pub mod watchdog;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
 //! `forkgate ctl`: asks a running master over its control socket.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -144,11 +145,10 @@ const COLUMNS: [&str; 13] = [
 
 fn table(answer: &Answer) -> String {
     let status = &answer.status;
-    let (recycles, kills) = (status.recycles, status.kills);
     let mut text = format!(
         "forkgate {}, pid {}, {} since {}: {}\n\
-         requests {}, connections {}, crashes {}, killed {} at boot and {} draining\n\
-         recycled for max_requests {}, memory {}, age {}, reload {}, operator {}\n\
+         requests {}, connections {}, crashes {}\n\
+         killed: {}; recycled: {}\n\
          catalog generation {}, rows {} of {}\n\n",
         status.version,
         answer.pid,
@@ -158,13 +158,8 @@ fn table(answer: &Answer) -> String {
         status.requests,
         status.accepted,
         status.crashes,
-        kills.boot,
-        kills.drain,
-        recycles.max_requests,
-        recycles.memory,
-        recycles.age,
-        recycles.reload,
-        recycles.operator,
+        counts(&status.kills),
+        counts(&status.recycles),
         status.catalog_generation,
         status.workers.len(),
         status.row_capacity,
@@ -180,6 +175,13 @@ fn table(answer: &Answer) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The counts that are not zero, with their words.
+fn counts(counts: &BTreeMap<String, u64>) -> String {
+    let some = counts.iter().filter(|(_, count)| **count > 0);
+    let words: Vec<String> = some.map(|(word, count)| format!("{word} {count}")).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
 fn cells(worker: &WorkerStatus) -> [String; COLUMNS.len()] {

@@ -28,7 +28,8 @@ impl Supervisor {
             Role::Companion => Phase::Running { since: now },
             Role::Migrate | Role::Worker { .. } => Phase::Spawning { deadline: now + timeout },
         };
-        self.children.insert(id, Child { role, phase, version, spawned: now, holds_listener: true });
+        self.children
+            .insert(id, Child { role, phase, version, spawned: now, holds_listener: true, suspicion: None });
         self.out.push(Action::Spawn(id, role, version));
         id
     }
@@ -60,32 +61,43 @@ impl Supervisor {
             return;
         }
         let Role::Worker { slot, .. } = child.role else {
-            child.phase = Phase::Draining { deadline: now + graceful };
+            child.phase = Phase::Draining { since: now, deadline: now + graceful };
             return;
         };
         child.phase = Phase::Running { since: now };
         let took = now - child.spawned;
         self.log(Fact::Ready(id, slot, took));
+        self.out.push(Action::CountReady(took));
         let token = self.token.take_if(|token| token.child == id);
         let Some(place) = self.slots.get_mut(&slot) else { return };
         if place.standby == Some(id) {
             place.standby = None;
             place.replace.succeed();
             place.wish = None;
-            let old = place.primary.replace(id);
-            if let Some(token) = token {
-                self.out.push(Action::CountRecycle(token.reason));
+            let Some(old) = place.primary.replace(id) else { return };
+            if self.is_suspect(Some(old)) {
+                self.step_aside(old);
+                return;
             }
-            if let Some(old) = old {
-                self.leave(old, Action::SendDrain(old), now + graceful);
-            }
+            // Without a token the standby was started for a suspicion that was taken back since.
+            let reason = token.map_or(RecycleReason::Suspect, |token| token.reason);
+            self.out.push(Action::CountRecycle(reason));
+            self.leave(old, Action::SendDrain(old), now, now + graceful);
+        }
+    }
+
+    fn step_aside(&mut self, id: ChildId) {
+        if let Some(child) = self.children.get_mut(&id) {
+            child.phase = Phase::Aside;
+            self.out.push(Action::SendStepAside(id));
         }
     }
 
     /// Tells a child to leave by `deadline`.
-    pub(super) fn leave(&mut self, id: ChildId, how: Action, deadline: Ns) {
+    pub(super) fn leave(&mut self, id: ChildId, how: Action, now: Ns, deadline: Ns) {
         if let Some(child) = self.children.get_mut(&id) {
-            child.phase = Phase::Draining { deadline };
+            let since = if let Phase::Draining { since, .. } = child.phase { since } else { now };
+            child.phase = Phase::Draining { since, deadline };
             self.out.push(how);
         }
     }
@@ -106,6 +118,10 @@ impl Supervisor {
             self.children.iter().filter(|(_, child)| late(child)).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(child) = self.children.get_mut(&id) else { continue };
+            if matches!(child.phase, Phase::Aborting { .. }) {
+                self.abort_expired(id, now);
+                continue;
+            }
             let why = if child.never_ready() { Kill::Boot } else { Kill::Drain };
             child.phase = Phase::Killing(why);
             self.out.push(Action::Signal(id, ChildSignal::Kill));
@@ -117,7 +133,16 @@ impl Supervisor {
     /// A child is reaped, or was never started.
     pub(super) fn gone(&mut self, id: ChildId, clean: bool, now: Ns) {
         let Some(child) = self.children.remove(&id) else { return };
+        if let Phase::Draining { since, .. } = child.phase
+            && child.is_worker()
+        {
+            self.out.push(Action::CountDrained(now - since));
+        }
         if let Some(row) = self.rows.give_back(id) {
+            let is_stopping = matches!(self.life, Life::Stopping(_) | Life::Over);
+            if matches!(child.phase, Phase::Running { .. } | Phase::Aside) && !is_stopping {
+                self.out.push(Action::ReportDeath(id, row));
+            }
             self.out.push(Action::FreeRow(row));
         }
         self.token.take_if(|token| token.child == id);

@@ -1,6 +1,9 @@
 //! What happens to the supervisor and what it wants done: the whole interface between the decisions and the system.
 
 pub use forkgate_shared::control::RecycleReason;
+pub use forkgate_shared::rows::KillReason as Kill;
+pub use forkgate_shared::settings::Watchdog;
+pub use forkgate_shared::verdict::{Claim, Stage, Verdict};
 
 /// Nanoseconds of a monotonic clock: times and spans.
 pub type Ns = u64;
@@ -46,6 +49,10 @@ pub struct Plan {
     pub graceful_timeout: Ns,
     /// From the start of one recycling to the start of the next.
     pub recycle_min_interval: Ns,
+    /// What a verdict leads to.
+    pub watchdog: Watchdog,
+    /// From one kill that something outside may have caused to the next.
+    pub kill_interval: Ns,
 }
 
 /// What an operator asks for, by signal.
@@ -95,6 +102,14 @@ pub enum Event {
         /// With exit code 0.
         clean: bool,
     },
+    /// What is wrong with the worker by its own account, or by its silence, is another thing than before.
+    Claimed(ChildId, Option<Claim>),
+    /// What the world outside says to the worker's claim.
+    Confirmed(ChildId, Confirmation),
+    /// The report is written, or given up.
+    Reported(ChildId),
+    /// Whether the kernel is writing the worker's core file.
+    CoreDump(ChildId, bool),
     /// The settings were read again and are valid.
     SettingsAccepted {
         /// What they mean here.
@@ -106,13 +121,26 @@ pub enum Event {
     SettingsRefused,
 }
 
-/// Which timeout led to a kill: index into `Base::kills`.
+/// What `/proc` says to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kill {
-    /// Never READY.
-    Boot = 0,
-    /// Never done draining.
-    Drain = 1,
+pub enum Confirmation {
+    /// It is so.
+    Yes,
+    /// It does not look like that.
+    No,
+    /// Somebody has stopped the process, or traces it: it cannot help what it does.
+    Stopped,
+}
+
+/// What keeps a verdict from being carried out for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// The last such kill was less than `GATEWAY_KILL_INTERVAL` ago.
+    Interval,
+    /// Most workers have the same: the cause is outside.
+    Majority,
+    /// Nobody serves its slot yet.
+    NoStandby,
 }
 
 /// A signal for a child.
@@ -122,6 +150,8 @@ pub enum ChildSignal {
     Term,
     /// Finish what is under way within moments.
     Int,
+    /// Die, and leave a core file where that is wanted.
+    Abort,
     /// Die.
     Kill,
 }
@@ -139,6 +169,25 @@ pub enum Action {
     SendDrain(ChildId),
     /// Tell a worker to drain; its slot goes away.
     SendRetire(ChildId),
+    /// Tell a suspect whose standby is ready to accept no more and to let its clients go.
+    SendStepAside(ChildId),
+    /// A worker is suspected: take a first look at it from outside.
+    Accuse(ChildId, Verdict),
+    /// Compare with the first look; answer [`Event::Confirmed`].
+    Confirm(ChildId, Verdict),
+    /// Write the report of a worker that lives; answer [`Event::Reported`].
+    Report {
+        /// Which.
+        child: ChildId,
+        /// Why.
+        verdict: Verdict,
+        /// It will be killed for it.
+        enforced: bool,
+    },
+    /// Write the report of a worker that died unasked, from its row, which is freed after this.
+    ReportDeath(ChildId, usize),
+    /// Answer [`Event::CoreDump`].
+    QueryCoreDump(ChildId),
     /// Send a signal.
     Signal(ChildId, ChildSignal),
     /// The row's process is gone: fold its counters.
@@ -167,6 +216,12 @@ pub enum Action {
     CountCrash,
     /// Count a replacement.
     CountRecycle(RecycleReason),
+    /// Count a verdict that was not carried out.
+    CountSpared(Verdict),
+    /// Count how long a worker took from its start to READY.
+    CountReady(Ns),
+    /// Count how long a worker took from the order to drain to its end.
+    CountDrained(Ns),
     /// Count a kill.
     CountKill(Kill),
     /// All workers are ready for the first time.
@@ -198,6 +253,18 @@ pub enum Fact {
     Crashed(SlotId, Ns),
     /// A worker was killed at a timeout.
     Killed(ChildId, Kill),
+    /// A worker is suspected; clients are sent elsewhere and a standby starts.
+    Suspected(ChildId, SlotId, Verdict),
+    /// A worker is suspected no more.
+    Cleared(ChildId, SlotId, Verdict),
+    /// A verdict, with what the watchdog does about it.
+    Fired(ChildId, SlotId, Verdict, Watchdog),
+    /// The world outside does not confirm it; `true`: looked at once more.
+    Unconfirmed(ChildId, SlotId, Verdict, bool),
+    /// The worker was stopped by somebody, or is traced: it is left alone.
+    Stopped(ChildId, SlotId, Verdict),
+    /// Something keeps a verdict from being carried out for now.
+    Held(ChildId, SlotId, Verdict, Guard),
     /// The very first boot failed.
     FirstBootFailed(SlotId),
     /// The `migrate` child failed; at start this ends the master.

@@ -22,16 +22,16 @@ impl GroupOrder {
         }
     }
 
-    /// All indexes but this member's.
-    pub fn without(&self, slot: SlotId) -> Vec<u32> {
-        (0u32..).zip(&self.0).filter(|(_, member)| **member != slot).map(|(index, _)| index).collect()
+    /// All indexes but these members'.
+    pub fn without(&self, slots: &[SlotId]) -> Vec<u32> {
+        (0u32..).zip(&self.0).filter(|(_, member)| !slots.contains(member)).map(|(index, _)| index).collect()
     }
 
     /// Indexes that mean the same member before and after `slot` is closed, and not `slot`. Empty when there is none;
     /// then an index that is out of range after the closing makes the kernel hash over what is left.
     pub fn stable_without(&self, slot: SlotId) -> Vec<u32> {
         let last = self.0.len().saturating_sub(1) as u32;
-        self.without(slot).into_iter().filter(|index| *index < last).collect()
+        self.without(&[slot]).into_iter().filter(|index| *index < last).collect()
     }
 
     fn index(&self, slot: SlotId) -> Option<usize> {
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn steering_around_a_closing_uses_indexes_that_do_not_change_their_meaning() {
         let mut order = group(&[0, 3, 1, 2]);
-        assert_eq!(order.without(SlotId(3)), [0, 2, 3]);
+        assert_eq!(order.without(&[SlotId(3)]), [0, 2, 3]);
         let stable = order.stable_without(SlotId(3));
         let before: Vec<_> = stable.iter().map(|index| order.0[*index as usize]).collect();
         order.closed(SlotId(3));

@@ -11,7 +11,10 @@
 //! | BOOTING | child said Hello | Ready → RUNNING; exit → boot failure | boot timeout → KILLING |
 //! | RUNNING | worker accepts | granted wish or roll → REPLACING; exit → crash, EMPTY with back-off | – |
 //! | REPLACING | slot with primary and standby | standby Ready → it is primary, the old one DRAINING; standby gone → RUNNING with back-off; primary gone → the standby is primary | as SPAWNING |
-//! | DRAINING | worker was told to leave | exit → row folded | graceful timeout → KILLING |
+//! | RUNNING, suspected | its watchdog, or its silence, accuses it | taken back → RUNNING; standby Ready → ASIDE | see [`suspect`] |
+//! | ASIDE | a suspect whose standby serves the slot; lets its clients go and stays | taken back → DRAINING; verdict confirmed and reported → ABORTING | – |
+//! | DRAINING | worker was told to leave | exit → row folded; a claim is pursued here too | graceful timeout → KILLING |
+//! | ABORTING | SIGABRT sent | exit → row folded | 5 s, up to 60 s while a core file is written → KILLING |
 //! | KILLING | SIGKILL sent | exit → as before the kill | – |
 //! | RETIRING | slot that goes away: steered away → queue empty → grace → worker leaves → closed | TTIN before the worker is told → RUNNING | see [`retire`] |
 //!
@@ -19,7 +22,8 @@
 //! I1 a slot's socket is open from before its first spawn until it has retired. I2 a voluntary step never takes the last
 //! worker that accepts from a slot that stays. I3 at most one voluntary replacement starts at a time. I4 every child is
 //! reaped once, and its row is given on only after that. I5 no action of ours takes the number of ready workers below
-//! the quorum. I6 a child is killed at most once, and only when its timeout has passed. I7 after TERM the end comes within the graceful timeout.
+//! the quorum. I6 a child is killed at most once, and only when its timeout has passed, or for a verdict that was confirmed
+//! and reported; guarded verdicts keep their interval. I7 after TERM the end comes within the graceful timeout.
 
 mod backoff;
 mod children;
@@ -33,6 +37,9 @@ mod scenes;
 mod schedules;
 mod state;
 mod stop;
+mod suspect;
+#[cfg(test)]
+mod suspect_scenes;
 #[cfg(test)]
 mod world;
 
@@ -40,10 +47,11 @@ use std::collections::BTreeMap;
 
 use backoff::Dice;
 pub use event::{
-    Action, ChildId, ChildSignal, Event, Fact, Kill, Ns, Order, Plan, RecycleReason, Role, SlotId,
+    Action, ChildId, ChildSignal, Claim, Confirmation, Event, Fact, Guard, Kill, Ns, Order, Plan,
+    RecycleReason, Role, SlotId, Stage, Verdict,
 };
 #[cfg(test)]
-pub use event::{MILLISECOND, SECOND};
+pub use event::{MILLISECOND, SECOND, Watchdog};
 use group::GroupOrder;
 use state::{Child, Life, Phase, Reload, RowTable, Slot, Token};
 
@@ -77,6 +85,11 @@ pub struct Supervisor {
     children: BTreeMap<ChildId, Child>,
     rows: RowTable,
     group: GroupOrder,
+    /// What the kernel was told to choose among; none = all.
+    steered: Option<Vec<u32>>,
+    /// When guarded verdicts were confirmed, those of the last minute.
+    guarded: Vec<Ns>,
+    last_guarded_kill: Option<Ns>,
     token: Option<Token>,
     last_recycle: Option<Ns>,
     reload: Reload,
@@ -99,6 +112,8 @@ pub struct Summary {
     pub replacing: Option<(SlotId, RecycleReason)>,
     /// The slot that goes away.
     pub retiring: Option<SlotId>,
+    /// A worker that the watchdog suspects, by its slot.
+    pub suspect: Option<(SlotId, Verdict)>,
     /// `starting`, `serving`, `reloading` or `stopping`.
     pub state: &'static str,
 }
@@ -115,6 +130,9 @@ impl Supervisor {
             children: BTreeMap::new(),
             rows: RowTable::new(config.rows),
             group: GroupOrder::default(),
+            steered: None,
+            guarded: Vec::new(),
+            last_guarded_kill: None,
             token: None,
             last_recycle: None,
             reload: Reload::Idle,
@@ -152,6 +170,10 @@ impl Supervisor {
             Event::Exited { child, clean } => self.gone(child, clean, now),
             Event::SettingsAccepted { plan, migrate } => self.settings_accepted(plan, migrate, now),
             Event::SettingsRefused => self.settings_refused(),
+            Event::Claimed(child, claim) => self.claimed(child, claim, now),
+            Event::Confirmed(child, how) => self.confirmed(child, how, now),
+            Event::Reported(child) => self.reported(child, now),
+            Event::CoreDump(child, running) => self.core_dump(child, running, now),
         }
     }
 
@@ -166,7 +188,10 @@ impl Supervisor {
                 self.finish_first_boot(now);
                 if self.life == Life::Serving {
                     self.continue_reload(now);
+                    self.pursue_suspects(now);
+                    self.repair_suspects(now);
                     self.replace_one(now);
+                    self.steer_group();
                 }
             }
         }
@@ -178,7 +203,12 @@ impl Supervisor {
         let slots = self.slots.values().flat_map(|slot| slot.deadlines());
         let wishes = self.slots.values().any(|slot| slot.wish.is_some());
         let recycle = self.last_recycle.filter(|_| wishes).map(|last| last + self.plan.recycle_min_interval);
-        children.chain(slots).chain(recycle).filter(|deadline| *deadline > now).min()
+        children
+            .chain(slots)
+            .chain(recycle)
+            .chain(self.suspicion_deadlines())
+            .filter(|deadline| *deadline > now)
+            .min()
     }
 
     /// What to tell people.
@@ -189,6 +219,7 @@ impl Supervisor {
             target: self.target,
             replacing: token.map(|token| (token.slot, token.reason)),
             retiring: self.retiring_slot(),
+            suspect: self.suspect_slot(),
             state: match (&self.life, &self.reload) {
                 (Life::Starting | Life::FirstBoot, _) => "starting",
                 (Life::Serving, Reload::Idle) => "serving",

@@ -20,7 +20,7 @@ impl Supervisor {
 
     /// Starts the one voluntary replacement that is due, if any may start.
     pub(super) fn replace_one(&mut self, now: Ns) {
-        let drainers = self.children.values().filter(|child| child.is_worker() && child.leaves()).count();
+        let drainers = self.children.values().filter(|child| child.is_worker() && child.drains()).count();
         if self.token.is_some() || drainers >= self.most_drainers() {
             return;
         }
@@ -42,6 +42,7 @@ impl Supervisor {
         slot.retiring.is_none()
             && slot.standby.is_none()
             && self.runs(slot.primary)
+            && !self.is_suspect(slot.primary)
             && slot.replace.not_before() <= now
     }
 

@@ -37,7 +37,7 @@ impl Supervisor {
         if let Some((id, slot)) = self.slots.iter_mut().find(|(_, slot)| cancellable(slot)) {
             slot.retiring = None;
             let fact = Fact::RetiringCancelled(*id);
-            self.out.push(Action::Unsteer);
+            self.steer_group();
             self.log(fact);
         }
         let mut active = self.slots.values().filter(|slot| slot.retiring.is_none()).count();
@@ -89,7 +89,7 @@ impl Supervisor {
                 leaving: None,
             });
         }
-        self.out.push(Action::Steer(self.group.without(id)));
+        self.steer_group();
         self.out.push(Action::QueryQueue(id));
         self.log(Fact::Retiring(id));
     }
@@ -126,7 +126,7 @@ impl Supervisor {
                 None => {}
                 Some(worker) if self.runs(Some(worker)) => {
                     retiring.leaving = Some(worker);
-                    self.leave(worker, Action::SendRetire(worker), now + self.plan.graceful_timeout);
+                    self.leave(worker, Action::SendRetire(worker), now, now + self.plan.graceful_timeout);
                 }
                 Some(_) => {}
             }
@@ -173,12 +173,13 @@ impl Supervisor {
     fn close_retired(&mut self, id: SlotId) {
         let stable = self.group.stable_without(id);
         if !stable.is_empty() {
-            self.out.push(Action::Steer(stable));
+            self.out.push(Action::Steer(stable.clone()));
+            self.steered = Some(stable);
         }
         self.out.push(Action::CloseListener(id));
-        self.out.push(Action::Unsteer);
         self.group.closed(id);
         self.slots.remove(&id);
+        self.steer_group();
         self.log(Fact::Retired(id));
     }
 

@@ -5,7 +5,7 @@ use super::{
     Action, ChildSignal, Event, Fact, Kill, MILLISECOND, Order, RecycleReason, Role, SECOND, SlotId,
 };
 
-fn serving(workers: u32) -> World {
+pub(super) fn serving(workers: u32) -> World {
     let mut world = World::new(workers, 1);
     world.event(Event::Start);
     world.boot_all();
@@ -14,21 +14,21 @@ fn serving(workers: u32) -> World {
     world
 }
 
-fn worker(world: &World, slot: u32) -> super::ChildId {
+pub(super) fn worker(world: &World, slot: u32) -> super::ChildId {
     let of_slot = |role: Role| matches!(role, Role::Worker { slot: SlotId(of), .. } if of == slot);
     let found = world.processes.iter().find(|(_, p)| of_slot(p.role) && p.ready && !p.told());
     *found.expect("a ready worker").0
 }
 
-fn count(world: &World, wanted: impl Fn(&Action) -> bool) -> usize {
+pub(super) fn count(world: &World, wanted: impl Fn(&Action) -> bool) -> usize {
     world.log.iter().filter(|action| wanted(action)).count()
 }
 
-fn spawns(world: &World) -> usize {
+pub(super) fn spawns(world: &World) -> usize {
     count(world, |action| matches!(action, Action::Spawn(_, Role::Worker { .. }, _)))
 }
 
-fn happened(world: &World, action: &Action) -> bool {
+pub(super) fn happened(world: &World, action: &Action) -> bool {
     world.log.contains(action)
 }
 

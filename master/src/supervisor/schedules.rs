@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::world::{World, plan};
-use super::{Event, MILLISECOND, Order, RecycleReason};
+use super::{Claim, Confirmation, Event, MILLISECOND, Order, RecycleReason, Stage, Verdict};
 
 /// Schedules per invariant.
 const SCHEDULES: u32 = 400;
@@ -28,6 +28,9 @@ enum Step {
     Refuse,
     SpawnFails,
     ListenerFails,
+    Claim(usize, Option<Claim>),
+    Outside(Confirmation),
+    ReportsHang(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -56,9 +59,24 @@ fn step() -> impl Strategy<Value = Step> {
         6 => order.prop_map(Step::Order),
         3 => (1u32..7, prop::bool::weighted(0.2)).prop_map(|(workers, migrate)| Step::Accept(workers, migrate)),
         1 => Just(Step::Refuse),
+        5 => (any::<usize>(), claim()).prop_map(|(pick, claim)| Step::Claim(pick, claim)),
+        1 => confirmation().prop_map(Step::Outside),
+        1 => any::<bool>().prop_map(Step::ReportsHang),
         1 => Just(Step::SpawnFails),
         1 => Just(Step::ListenerFails),
     ]
+}
+
+fn claim() -> impl Strategy<Value = Option<Claim>> {
+    let claimed = (prop::sample::select(&Verdict::ALL[..]), any::<bool>()).prop_map(|(verdict, fired)| {
+        let stage = if fired { Stage::Fired } else { Stage::Suspect };
+        Claim { verdict, stage }
+    });
+    prop::option::weighted(0.8, claimed)
+}
+
+fn confirmation() -> impl Strategy<Value = Confirmation> {
+    prop_oneof![3 => Just(Confirmation::Yes), 1 => Just(Confirmation::No), 1 => Just(Confirmation::Stopped)]
 }
 
 /// Where the end comes by another order than TERM at the end of the schedule.
@@ -92,6 +110,8 @@ fn take(world: &mut World, step: Step) {
         Step::Order(order) => world.event(Event::Order(order)),
         Step::SpawnFails => world.next_spawn_fails = true,
         Step::ListenerFails => world.next_listener_fails = true,
+        Step::Outside(confirmation) => world.confirmation = confirmation,
+        Step::ReportsHang(hang) => world.reports_hang = hang,
         Step::Accept(workers, migrate) => {
             if std::mem::take(&mut world.loading) {
                 world.event(Event::SettingsAccepted { plan: plan(workers), migrate });
@@ -100,6 +120,11 @@ fn take(world: &mut World, step: Step) {
         Step::Refuse => {
             if std::mem::take(&mut world.loading) {
                 world.event(Event::SettingsRefused);
+            }
+        }
+        Step::Claim(pick, claim) => {
+            if let Some(child) = world.child(pick) {
+                world.claim(child, claim);
             }
         }
         Step::Boot(pick)

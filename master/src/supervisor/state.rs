@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::backoff::Backoff;
-use super::event::{ChildId, Kill, Ns, Plan, RecycleReason, Role, SlotId};
+use super::event::{ChildId, Guard, Kill, Ns, Plan, RecycleReason, Role, SlotId, Verdict};
 
 /// The master's own life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,44 @@ pub(super) struct Child {
     pub spawned: Ns,
     /// It has not said that it closed its copy of the slot's socket.
     pub holds_listener: bool,
+    /// What its watchdog, or its silence, says against it.
+    pub suspicion: Option<Suspicion>,
+}
+
+/// A claim against a worker and how far it has gone; see [`super::suspect`].
+#[derive(Clone, Debug)]
+pub(super) struct Suspicion {
+    pub verdict: Verdict,
+    pub step: Step,
+    /// The world outside did not confirm it once.
+    pub was_doubted: bool,
+    /// The log has said that somebody stopped the process.
+    pub was_stopped: bool,
+    /// What the log has said to hold the verdict up.
+    pub held_by: Option<Guard>,
+}
+
+impl Suspicion {
+    pub fn new(verdict: Verdict) -> Suspicion {
+        Suspicion { verdict, step: Step::Suspected, was_doubted: false, was_stopped: false, held_by: None }
+    }
+}
+
+/// How far a suspicion has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Its limit has not passed.
+    Suspected,
+    /// It has; the world outside is asked.
+    Confirming,
+    /// That said no, or that somebody stopped the process; it is asked again.
+    Doubted { again_at: Ns },
+    /// Confirmed; carried out as soon as the guards allow it.
+    Condemned { since: Ns },
+    /// Its report is being written; then it is killed.
+    Reporting { deadline: Ns },
+    /// Reported, and left alone: the watchdog only watches.
+    Observed,
 }
 
 /// Where a child is in its life.
@@ -49,19 +87,24 @@ pub(super) enum Phase {
     Booting { deadline: Ns },
     /// Said Ready.
     Running { since: Ns },
+    /// A suspect whose standby serves: lets its clients go, and stays until its claim is decided.
+    Aside,
     /// Told to leave, or (the `migrate` child) done.
-    Draining { deadline: Ns },
-    /// SIGKILL sent at a timeout.
+    Draining { since: Ns, deadline: Ns },
+    /// SIGABRT sent for a verdict.
+    Aborting { verdict: Verdict, since: Ns, deadline: Ns, asked_for_core: bool },
+    /// SIGKILL sent.
     Killing(Kill),
 }
 
 impl Child {
     pub fn deadline(&self) -> Option<Ns> {
         match self.phase {
-            Phase::Spawning { deadline } | Phase::Booting { deadline } | Phase::Draining { deadline } => {
-                Some(deadline)
-            }
-            Phase::Running { .. } | Phase::Killing(_) => None,
+            Phase::Spawning { deadline }
+            | Phase::Booting { deadline }
+            | Phase::Draining { deadline, .. }
+            | Phase::Aborting { deadline, .. } => Some(deadline),
+            Phase::Running { .. } | Phase::Aside | Phase::Killing(_) => None,
         }
     }
 
@@ -73,8 +116,26 @@ impl Child {
         matches!(self.role, Role::Worker { .. })
     }
 
-    pub fn leaves(&self) -> bool {
+    /// It was told to leave and takes its time.
+    pub fn drains(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. } | Phase::Killing(Kill::Drain))
+    }
+
+    /// It accepts no more, or is not meant to.
+    pub fn leaves(&self) -> bool {
+        let is_killed = matches!(self.phase, Phase::Aborting { .. } | Phase::Killing(Kill::Watchdog(_)));
+        self.drains() || is_killed || self.phase == Phase::Aside
+    }
+
+    /// Its loop is meant to turn, so that a claim against it means something.
+    pub fn may_be_suspected(&self) -> bool {
+        self.is_worker()
+            && matches!(self.phase, Phase::Running { .. } | Phase::Aside | Phase::Draining { .. })
+    }
+
+    /// Its report is being written.
+    pub fn is_reported(&self) -> bool {
+        self.suspicion.as_ref().is_some_and(|suspicion| matches!(suspicion.step, Step::Reporting { .. }))
     }
 }
 

@@ -43,6 +43,9 @@ impl Supervisor {
         self.reload = Reload::Idle;
         self.reload_queued = false;
         self.token = None;
+        for child in self.children.values_mut() {
+            child.suspicion = None;
+        }
         if quick {
             self.hurry(now);
         } else {
@@ -57,18 +60,18 @@ impl Supervisor {
             self.children.iter().map(|(id, child)| (*id, child.role, child.phase)).collect();
         for (id, role, phase) in children {
             match (phase, role) {
-                (Phase::Draining { .. } | Phase::Killing(_), _) => {}
+                (Phase::Draining { .. } | Phase::Aborting { .. } | Phase::Killing(_), _) => {}
                 // Whoever accepts has to take what is queued before the socket goes.
-                (Phase::Running { .. }, Role::Worker { .. }) => {
-                    self.leave(id, Action::SendRetire(id), deadline)
+                (Phase::Running { .. } | Phase::Aside, Role::Worker { .. }) => {
+                    self.leave(id, Action::SendRetire(id), now, deadline)
                 }
                 // The signal ends it while it boots; the order holds if it has just become ready.
                 (_, Role::Worker { .. }) => {
-                    self.leave(id, Action::SendRetire(id), deadline);
+                    self.leave(id, Action::SendRetire(id), now, deadline);
                     self.out.push(Action::Signal(id, ChildSignal::Term));
                 }
                 // It serves nobody, and does not listen to messages.
-                _ => self.leave(id, Action::Signal(id, ChildSignal::Term), deadline),
+                _ => self.leave(id, Action::Signal(id, ChildSignal::Term), now, deadline),
             }
         }
     }
@@ -81,12 +84,12 @@ impl Supervisor {
         let soon = now + QUICK_TIMEOUT;
         let deadline = |phase: Phase| match phase {
             Phase::Killing(_) => None,
-            Phase::Draining { deadline } => Some(deadline.min(soon)),
+            Phase::Draining { deadline, .. } | Phase::Aborting { deadline, .. } => Some(deadline.min(soon)),
             _ => Some(soon),
         };
         let children = self.children.iter().filter_map(|(id, child)| Some((*id, deadline(child.phase)?)));
         for (id, deadline) in children.collect::<Vec<(ChildId, Ns)>>() {
-            self.leave(id, Action::Signal(id, ChildSignal::Int), deadline);
+            self.leave(id, Action::Signal(id, ChildSignal::Int), now, deadline);
         }
     }
 
@@ -96,6 +99,7 @@ impl Supervisor {
         let open: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.open).map(|(id, _)| *id).collect();
         self.out.extend(open.into_iter().map(Action::CloseListener));
         self.slots.clear();
+        self.steered = None;
         self.group = GroupOrder::default();
     }
 

@@ -5,17 +5,25 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    Action, ChildId, ChildSignal, Config, Event, MILLISECOND, Ns, Order, Plan, Role, SECOND, SlotId,
-    Supervisor,
+    Action, ChildId, ChildSignal, Claim, Config, Confirmation, Event, MILLISECOND, Ns, Order, Plan, Role,
+    SECOND, SlotId, Supervisor, Verdict, Watchdog,
 };
 
 pub const BOOT: Ns = 10 * SECOND;
 pub const GRACEFUL: Ns = 20 * SECOND;
+pub const KILL_INTERVAL: Ns = 30 * SECOND;
 const QUICK: Ns = 2 * SECOND;
 
 /// A plan with the timeouts above.
 pub fn plan(workers: u32) -> Plan {
-    Plan { workers, boot_timeout: BOOT, graceful_timeout: GRACEFUL, recycle_min_interval: 2 * SECOND }
+    Plan {
+        workers,
+        boot_timeout: BOOT,
+        graceful_timeout: GRACEFUL,
+        recycle_min_interval: 2 * SECOND,
+        watchdog: Watchdog::Enforce,
+        kill_interval: KILL_INTERVAL,
+    }
 }
 
 /// A simulated process.
@@ -27,6 +35,7 @@ pub struct Process {
     pub ready: bool,
     told: Option<Ns>,
     killed: bool,
+    aborted: Option<Ns>,
     holds_listener: bool,
 }
 
@@ -61,6 +70,15 @@ pub struct World {
     pub next_spawn_fails: bool,
     pub next_listener_fails: bool,
     pub loading: bool,
+    /// What workers say against themselves.
+    pub claims: BTreeMap<ChildId, Claim>,
+    /// What the world outside says to it.
+    pub confirmation: Confirmation,
+    pub reports_hang: bool,
+    /// Whose verdict was confirmed when, and who was reported.
+    confirmed: BTreeMap<ChildId, Ns>,
+    reported: BTreeSet<ChildId>,
+    last_guarded: Option<Ns>,
     stopping: Option<Ns>,
     ready_before: usize,
     quorum_before: usize,
@@ -88,6 +106,12 @@ impl World {
             next_spawn_fails: false,
             next_listener_fails: false,
             loading: false,
+            claims: BTreeMap::new(),
+            confirmation: Confirmation::Yes,
+            reports_hang: false,
+            confirmed: BTreeMap::new(),
+            reported: BTreeSet::new(),
+            last_guarded: None,
             stopping: None,
             ready_before: 0,
             quorum_before: 0,
@@ -101,6 +125,10 @@ impl World {
         if broken {
             self.breaches.push((invariant, what()));
         }
+    }
+
+    fn retiring_slot(&self) -> Option<SlotId> {
+        self.supervisor.retiring_slot()
     }
 
     pub fn serving(&self) -> usize {
@@ -144,7 +172,24 @@ impl World {
             }
             Action::CloseListener(slot) => self.close(slot),
             Action::Spawn(child, role, version) => self.spawn(child, role, version, events),
-            Action::SendDrain(child) => self.drain(child),
+            Action::SendDrain(child) | Action::SendStepAside(child) => self.drain(child),
+            Action::Confirm(child, _) => {
+                if self.confirmation == Confirmation::Yes {
+                    self.confirmed.entry(child).or_insert(self.now);
+                }
+                events.push_back(Event::Confirmed(child, self.confirmation));
+            }
+            Action::Report { child, verdict, enforced } => {
+                self.report(child, verdict, enforced);
+                if !self.reports_hang {
+                    events.push_back(Event::Reported(child));
+                }
+            }
+            Action::ReportDeath(_, row) => {
+                let freed = self.rows[row].is_none();
+                self.breach(freed, "I4", || format!("row {row} is read after it was freed"));
+            }
+            Action::QueryCoreDump(child) => events.push_back(Event::CoreDump(child, self.reports_hang)),
             Action::SendRetire(child) => self.retire(child),
             Action::Signal(child, signal) => self.signal(child, signal),
             Action::FreeRow(row) => {
@@ -176,9 +221,13 @@ impl World {
         if let Role::Worker { slot, row } = role {
             let taken = self.rows[row].replace(child);
             self.breach(taken.is_some(), "I4", || format!("row {row} given to {child:?} and {taken:?}"));
+            let accused = |(id, process): (&ChildId, &Process)| {
+                process.serves() && process.slot() == Some(slot) && self.claims.contains_key(id)
+            };
+            let repairs = self.processes.iter().any(accused);
             let closed = !self.listeners.contains(&slot);
             self.breach(closed, "I1", || format!("{child:?} started on closed {slot:?}"));
-            if self.serving_slot(slot) > 0 {
+            if self.serving_slot(slot) > 0 && !repairs {
                 let others = self.standbys.clone();
                 self.breach(!others.is_empty(), "I3", || format!("{child:?} beside {others:?}"));
                 self.standbys.insert(child);
@@ -191,8 +240,8 @@ impl World {
             return;
         }
         let holds_listener = matches!(role, Role::Worker { .. });
-        let (spawned, ready, told, killed) = (self.now, false, None, false);
-        let process = Process { role, version, spawned, ready, told, killed, holds_listener };
+        let (spawned, ready, told, killed, aborted) = (self.now, false, None, false, None);
+        let process = Process { role, version, spawned, ready, told, killed, aborted, holds_listener };
         self.processes.insert(child, process);
     }
 
@@ -206,7 +255,8 @@ impl World {
     }
 
     fn drain(&mut self, child: ChildId) {
-        let Some(slot) = self.tell(child) else { return };
+        let was_told = self.processes.get(&child).is_some_and(Process::told);
+        let Some(slot) = self.tell(child).filter(|_| !was_told) else { return };
         let alone = self.serving_slot(slot) == 0;
         self.breach(alone, "I2", || format!("{child:?} was the last on {slot:?}"));
         let (left, quorum) = (self.serving(), self.quorum_before.min(self.supervisor.quorum() as usize));
@@ -235,6 +285,12 @@ impl World {
                 process.told = told.or(Some(now));
                 !stopping
             }
+            (ChildSignal::Abort, _) => return self.abort(child),
+            (ChildSignal::Kill, _)
+                if process.aborted.is_some_and(|at| now >= at + 5 * SECOND || stopping) =>
+            {
+                false
+            }
             (ChildSignal::Kill, None) => now < process.spawned + BOOT || process.serves(),
             (ChildSignal::Kill, Some(told)) => now < told + if stopping { QUICK } else { GRACEFUL },
         };
@@ -242,6 +298,43 @@ impl World {
         process.killed |= signal == ChildSignal::Kill;
         self.breach(early, "I6", || format!("{signal:?} for {child:?} too early"));
         self.breach(twice, "I6", || format!("{signal:?} for {child:?} after its kill"));
+    }
+
+    fn report(&mut self, child: ChildId, verdict: Verdict, enforced: bool) {
+        let unconfirmed = !self.confirmed.contains_key(&child);
+        self.breach(unconfirmed, "I6", || {
+            format!("{child:?} is reported for {verdict:?} without confirmation")
+        });
+        self.reported.insert(child);
+        if enforced && verdict.is_guarded() {
+            let (now, last) = (self.now, self.last_guarded.replace(self.now));
+            let early = last.is_some_and(|last| now < last + KILL_INTERVAL);
+            self.breach(early, "I6", || format!("{child:?} dies for {verdict:?} too soon after {last:?}"));
+        }
+    }
+
+    fn abort(&mut self, child: ChildId) {
+        let unreported = !self.reported.contains(&child);
+        self.breach(unreported, "I6", || format!("{child:?} is aborted without a report"));
+        let waited = self.confirmed.get(&child).is_some_and(|at| self.now >= at + BOOT);
+        let Some(process) = self.processes.get_mut(&child) else { return };
+        let twice = process.aborted.replace(self.now).is_some();
+        let (serves, slot) = (process.serves() && !waited, process.slot());
+        self.breach(twice, "I6", || format!("{child:?} is aborted twice"));
+        let retires = slot.is_some() && slot == self.retiring_slot();
+        self.breach(serves && !retires, "I5", || format!("{child:?} is aborted and nobody serves its slot"));
+    }
+
+    /// A worker says something else of itself than before; one that is not ready says nothing.
+    pub fn claim(&mut self, child: ChildId, claim: Option<Claim>) {
+        if self.processes.get(&child).is_none_or(|process| !process.ready) {
+            return;
+        }
+        match claim {
+            Some(claim) => self.claims.insert(child, claim),
+            None => self.claims.remove(&child),
+        };
+        self.event(Event::Claimed(child, claim));
     }
 
     fn close(&mut self, slot: SlotId) {
@@ -325,6 +418,15 @@ impl World {
         }
     }
 
+    /// Boots those that boot now, not the ones that are started thereby.
+    pub fn boot_all_once(&mut self) {
+        let booting = |p: &Process| !p.ready && !p.killed && !p.told();
+        let now: Vec<_> = self.processes.iter().filter(|(_, p)| booting(p)).map(|(id, _)| *id).collect();
+        for child in now {
+            self.boot(child);
+        }
+    }
+
     pub fn boot_all(&mut self) {
         let booting = |p: &Process| !p.ready && !p.killed && !p.told();
         while let Some(child) = self.processes.iter().find(|(_, p)| booting(p)).map(|(id, _)| *id) {
@@ -344,7 +446,9 @@ impl World {
     pub fn advance(&mut self, span: Ns) {
         let until = self.now + span;
         loop {
-            while let Some(child) = self.processes.iter().find(|(_, p)| p.killed).map(|(id, _)| *id) {
+            let hang = self.reports_hang;
+            let dies = |p: &Process| p.killed || p.aborted.is_some() && !hang;
+            while let Some(child) = self.processes.iter().find(|(_, p)| dies(p)).map(|(id, _)| *id) {
                 self.exit(child, false);
             }
             match self.supervisor.next_deadline(self.now) {

@@ -26,6 +26,8 @@ impl Master {
             Action::SendRetire(id) => self.send(id, &ToChild::Retire),
             Action::Signal(id, ChildSignal::Term) => self.signal(id, libc::SIGTERM),
             Action::Signal(id, ChildSignal::Int) => self.signal(id, libc::SIGINT),
+            Action::SendStepAside(id) => self.send_step_aside(id),
+            Action::Signal(id, ChildSignal::Abort) => self.signal(id, libc::SIGABRT),
             Action::Signal(id, ChildSignal::Kill) => self.signal(id, libc::SIGKILL),
             Action::FreeRow(row) => self.rows.fold(row),
             Action::Steer(indexes) => self.steer(Some(&indexes)),
@@ -60,7 +62,15 @@ impl Master {
             Action::Target(target) => base.target.store(u64::from(target), Relaxed),
             Action::CountCrash => drop(base.crashes.fetch_add(1, Relaxed)),
             Action::CountRecycle(reason) => drop(base.recycles[reason.index()].fetch_add(1, Relaxed)),
-            Action::CountKill(kill) => drop(base.kills[kill as usize].fetch_add(1, Relaxed)),
+            Action::CountKill(kill) => drop(base.kills[kill.index()].fetch_add(1, Relaxed)),
+            Action::Accuse(id, _) => self.accuse(id),
+            Action::Confirm(id, verdict) => self.confirm(id, verdict),
+            Action::Report { child, verdict, enforced } => self.begin_report(child, verdict, enforced),
+            Action::ReportDeath(id, row) => self.report_death(id, row),
+            Action::QueryCoreDump(id) => self.query_core_dump(id),
+            Action::CountSpared(verdict) => drop(base.spared[verdict.index()].fetch_add(1, Relaxed)),
+            Action::CountReady(took) => base.time_to_ready.observe(took),
+            Action::CountDrained(took) => base.drain_time.observe(took),
             Action::AnnounceReady | Action::AnnounceReloaded => self.notifier.ready(),
             Action::AnnounceReloading => self.notifier.reloading(),
             Action::AnnounceStopping => self.notifier.stopping(),
@@ -130,6 +140,15 @@ impl Master {
         let sent = child.control.as_ref().is_some_and(|control| control.send(message, None).is_ok());
         if !sent {
             self.signal(id, libc::SIGINT);
+        }
+    }
+
+    /// Without a signal for a suspect that does not listen: it would cut off what the suspect still answers.
+    fn send_step_aside(&self, id: ChildId) {
+        let Some(child) = self.children.get(&id) else { return };
+        let sent = child.control.as_ref().map(|control| control.send(&ToChild::StepAside, None));
+        if !matches!(sent, Some(Ok(()))) {
+            tracing::warn!(pid = child.pid, "a suspect cannot be told to step aside; it goes on accepting");
         }
     }
 

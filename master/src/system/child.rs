@@ -7,11 +7,13 @@ use std::path::PathBuf;
 
 use forkgate_shared::control::ControlSocket;
 use forkgate_shared::descriptors::{ADMIN_LISTENER, CATALOG, CONTROL, LISTENER, ROWS, SESSIONS, SETTINGS};
+use forkgate_shared::rows::monotonic_ns;
+use forkgate_shared::settings::{Settings, Watchdog};
 
 use super::pidfd::PidFd;
 use super::spawn::{Executable, Request};
 use super::versions::{Catalog, Version};
-use crate::supervisor::{ChildId, Role};
+use crate::supervisor::{ChildId, Ns, Role};
 
 /// A child that is not reaped yet.
 #[derive(Debug)]
@@ -28,6 +30,33 @@ pub struct Child {
     pub database: PathBuf,
     /// The newest catalog did not fit into its socket and is to be sent when there is room.
     pub behind: bool,
+    /// It said that it is ready.
+    pub ready: bool,
+    /// When it was started.
+    pub spawned: Ns,
+    /// What its settings say about it.
+    pub limits: Limits,
+}
+
+/// What the settings that a child runs with say about watching it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `GATEWAY_WATCHDOG`.
+    pub watchdog: Watchdog,
+    /// `GATEWAY_STALL_TIMEOUT`.
+    pub stall_timeout: Ns,
+    /// `GATEWAY_MAX_RSS` in bytes.
+    pub max_rss: Option<u64>,
+}
+
+impl Limits {
+    fn of(settings: &Settings) -> Limits {
+        Limits {
+            watchdog: settings.watchdog,
+            stall_timeout: super::ns(settings.stall_timeout),
+            max_rss: settings.max_rss,
+        }
+    }
 }
 
 /// What children are given besides what belongs to their version.
@@ -83,6 +112,15 @@ pub fn start(
     };
     let args = args.into_iter().map(OsString::from).collect();
     let (pid, pidfd) = common.executable.spawn(&Request { args, descriptors, death_signal })?;
-    let database = version.settings.database.clone();
-    Ok(Child { pid, pidfd, control: Some(ours), role, database, behind: false })
+    Ok(Child {
+        pid,
+        pidfd,
+        control: Some(ours),
+        role,
+        database: version.settings.database.clone(),
+        behind: false,
+        ready: false,
+        spawned: monotonic_ns(),
+        limits: Limits::of(&version.settings),
+    })
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use forkgate_shared::report::Report;
 use forkgate_shared::status::Status;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -19,7 +20,7 @@ use crate::supervisor::Ns;
 
 /// Clients at once; `ctl` is for people and probes.
 const MAX_CLIENTS: usize = 16;
-/// Longest request. The longest answer is bounded by the row table.
+/// Longest request. The longest answer is a crash report: little more than a megabyte.
 const MAX_REQUEST: usize = 64 * 1024;
 /// From connect to the end of the answer.
 const TIMEOUT: Ns = 5 * 1_000_000_000;
@@ -35,7 +36,15 @@ pub const SOCKET: &str = "ctl.sock";
 pub enum Request {
     /// What the master and its workers are doing.
     Status,
+    /// Why the last worker of a slot was killed or died.
+    Why {
+        /// The slot.
+        slot: u32,
+    },
 }
+
+/// What can be asked, for a client that asked for something else.
+pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}"#;
 
 /// What is answered to [`Request::Status`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +60,15 @@ pub struct Answer {
     /// The table.
     #[serde(flatten)]
     pub status: Status,
+}
+
+/// What is answered to [`Request::Why`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Why {
+    /// Where the report is.
+    pub path: PathBuf,
+    /// The report.
+    pub report: Report,
 }
 
 /// What is answered to a request that cannot be served.

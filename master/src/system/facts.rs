@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use crate::supervisor::{ChildId, Fact, Kill, Ns, RecycleReason, Summary};
+use crate::supervisor::{ChildId, Fact, Guard, Kill, Ns, RecycleReason, Summary};
 
 fn ms(span: Ns) -> u64 {
     span / 1_000_000
@@ -27,6 +27,54 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
         }
         Fact::Killed(child, Kill::Drain) => {
             warn!(pid = pid(*child), "killed: still busy when its time to drain was over");
+        }
+        Fact::Killed(child, Kill::Watchdog(verdict)) => {
+            error!(pid = pid(*child), verdict = verdict.as_str(), "killed by the watchdog");
+        }
+        Fact::Suspected(child, slot, verdict) => {
+            warn!(
+                slot = slot.0,
+                pid = pid(*child),
+                verdict = verdict.as_str(),
+                "a worker is suspected: clients go elsewhere, a standby starts"
+            );
+        }
+        Fact::Cleared(child, slot, verdict) => {
+            info!(slot = slot.0, pid = pid(*child), verdict = verdict.as_str(), "a suspicion is taken back");
+        }
+        Fact::Fired(child, slot, verdict, watchdog) => {
+            error!(
+                slot = slot.0,
+                pid = pid(*child),
+                verdict = verdict.as_str(),
+                watchdog = watchdog.as_str(),
+                "a worker is hopeless"
+            );
+        }
+        Fact::Unconfirmed(child, slot, verdict, again) => {
+            warn!(
+                slot = slot.0,
+                pid = pid(*child),
+                verdict = verdict.as_str(),
+                again,
+                "the worker's verdict on itself is not confirmed from outside"
+            );
+        }
+        Fact::Stopped(child, slot, verdict) => {
+            warn!(
+                slot = slot.0,
+                pid = pid(*child),
+                verdict = verdict.as_str(),
+                "somebody stopped or traces this worker: it is left alone until it runs again"
+            );
+        }
+        Fact::Held(child, slot, verdict, guard) => {
+            let why = match guard {
+                Guard::Interval => "the last such kill is less than GATEWAY_KILL_INTERVAL ago",
+                Guard::Majority => "most workers have the same, so the cause is outside",
+                Guard::NoStandby => "nobody serves its slot yet",
+            };
+            warn!(slot = slot.0, pid = pid(*child), verdict = verdict.as_str(), "not killed for now: {why}");
         }
         Fact::FirstBootFailed(slot) => error!(slot = slot.0, "a worker did not start at all: giving up"),
         Fact::MigrateFailed => error!("the database could not be brought up to date; see the lines above"),
@@ -88,6 +136,9 @@ pub fn sentence(summary: &Summary, generation: u64, refused: Option<&str>) -> St
     if let Some(slot) = &summary.retiring {
         text += &format!(", retiring slot {}", slot.0);
     }
+    if let Some((slot, verdict)) = &summary.suspect {
+        text += &format!(", slot {} suspected: {}", slot.0, verdict.as_str());
+    }
     if let Some(why) = refused {
         text += &format!(", reload refused: {why}");
     }
@@ -96,20 +147,23 @@ pub fn sentence(summary: &Summary, generation: u64, refused: Option<&str>) -> St
 
 #[cfg(test)]
 mod tests {
-    use crate::supervisor::SlotId;
+    use crate::supervisor::{SlotId, Verdict};
 
     use super::*;
 
     #[test]
     fn the_sentence_says_what_is_going_on() {
-        let calm = Summary { ready: 2, target: 2, replacing: None, retiring: None, state: "serving" };
+        let calm =
+            Summary { ready: 2, target: 2, replacing: None, retiring: None, suspect: None, state: "serving" };
         assert_eq!(sentence(&calm, 3, None), "2/2 ready, settings generation 3");
         let replacing = Some((SlotId(1), RecycleReason::MaxRequests));
-        let busy = Summary { replacing, state: "reloading", retiring: Some(SlotId(2)), ..calm };
+        let retiring = Some(SlotId(2));
+        let suspect = Some((SlotId(0), Verdict::Spin));
+        let busy = Summary { replacing, retiring, suspect, state: "reloading", ..calm };
         assert_eq!(
             sentence(&busy, 3, Some("X")),
             "reloading: 2/2 ready, settings generation 3, recycling slot 1: max_requests, retiring slot 2, \
-             reload refused: X"
+             slot 0 suspected: spin, reload refused: X"
         );
     }
 }

@@ -10,14 +10,18 @@ use forkgate_shared::settings::Sources;
 use forkgate_shared::status::Status;
 
 use super::child::Child;
-use super::ctl::{Answer, Ctl, Refusal, Request, Turn};
+use super::crash_dir::CrashDir;
+use super::ctl::{Answer, Ctl, KNOWN, Refusal, Request, Turn, Why};
 use super::listeners::Listeners;
 use super::notify::Notifier;
+use super::outside::Looks;
 use super::pidfd::{Ending, peek_any, reap_unknown};
 use super::poller::{Poller, Source};
+use super::report::{Reports, Subject};
 use super::signals::Signals;
 use super::spawn::Executable;
 use super::versions::{Version, Versions};
+use super::watch::Watch;
 use super::{DemoOptions, facts};
 use crate::supervisor::{ChildId, Event, Ns, Role, Supervisor};
 
@@ -44,6 +48,14 @@ pub struct Master {
     pub(super) stored_separator: Option<String>,
     pub(super) sources: Sources,
     pub(super) children: BTreeMap<ChildId, Child>,
+    /// Children that are reaped and whose end the supervisor does not know yet.
+    pub(super) deaths: BTreeMap<ChildId, Death>,
+    pub(super) watch: Watch,
+    pub(super) looks: Looks,
+    pub(super) reports: Reports,
+    pub(super) crash_dir: CrashDir,
+    /// When the accept queues are looked at again.
+    pub(super) queues_due: Ns,
     pub(super) ctl: Ctl,
     pub(super) notifier: Notifier,
     pub(super) demo: Option<DemoOptions>,
@@ -52,6 +64,15 @@ pub struct Master {
     pub(super) events: VecDeque<Event>,
     pub(super) started: Ns,
     pub(super) exit: Option<u8>,
+}
+
+/// How a child ended.
+pub(super) struct Death {
+    pub(super) ending: Ending,
+    /// For a worker.
+    pub(super) subject: Option<Subject>,
+    /// A report that was begun while it lived has just been written.
+    pub(super) reported: bool,
 }
 
 impl Master {
@@ -68,7 +89,7 @@ impl Master {
                 return Ok(code);
             }
             let now = monotonic_ns();
-            let deadlines = [self.supervisor.next_deadline(now), self.ctl.next_deadline()];
+            let deadlines = [self.supervisor.next_deadline(now), self.ctl.next_deadline(), self.next_look()];
             let next = deadlines.into_iter().flatten().min();
             for source in self.poller.wait(next.map(|at| at.saturating_sub(now)))? {
                 self.serve(source);
@@ -78,6 +99,7 @@ impl Master {
             if self.ctl.has_rested(now) {
                 self.poller.add(self.ctl.as_fd(), Source::Ctl)?;
             }
+            self.look(now);
             self.events.push_back(Event::Tick);
         }
     }
@@ -85,8 +107,12 @@ impl Master {
     /// Feeds the supervisor until nothing is left to say.
     fn decide(&mut self) {
         while let Some(event) = self.events.pop_front() {
+            let gone = if let Event::Exited { child, .. } = event { Some(child) } else { None };
             for action in self.supervisor.step(event, monotonic_ns()) {
                 self.carry_out(action);
+            }
+            if let Some(gone) = gone {
+                self.deaths.remove(&gone);
             }
         }
         let sentence = self.sentence();
@@ -136,12 +162,15 @@ impl Master {
 
     fn serve_ctl(&mut self, id: u64) {
         let answer = self.answer();
+        let crash_dir = &self.crash_dir;
+        let refusal = |error| serde_json::to_vec(&Refusal { error }).unwrap_or_default();
         let turn = self.ctl.turn(id, |request| match serde_json::from_slice(request) {
             Ok(Request::Status) => serde_json::to_vec(&answer).unwrap_or_default(),
-            Err(error) => {
-                let error = format!("request not understood: {error}; known: {{\"command\":\"status\"}}");
-                serde_json::to_vec(&Refusal { error }).unwrap_or_default()
-            }
+            Ok(Request::Why { slot }) => match crash_dir.why(slot) {
+                Ok((path, report)) => serde_json::to_vec(&Why { path, report }).unwrap_or_default(),
+                Err(error) => refusal(error.to_string()),
+            },
+            Err(error) => refusal(format!("request not understood: {error}; known: {KNOWN}")),
         });
         if turn == Turn::Write
             && let Some(client) = self.ctl.client(id)
@@ -182,7 +211,7 @@ impl Master {
     }
 
     fn heard(&mut self, id: ChildId, message: FromChild, fd: Option<OwnedFd>) {
-        let Some(child) = self.children.get(&id) else { return };
+        let Some(child) = self.children.get_mut(&id) else { return };
         match message {
             FromChild::Hello { version: VERSION } => self.events.push_back(Event::Hello(id)),
             FromChild::Hello { version } => {
@@ -193,9 +222,13 @@ impl Master {
                 );
                 let _ = child.pidfd.signal(libc::SIGKILL);
             }
-            FromChild::Ready => self.events.push_back(Event::Ready(id)),
+            FromChild::Ready => {
+                child.ready = true;
+                self.events.push_back(Event::Ready(id));
+            }
             FromChild::WantRecycle { reason } => self.events.push_back(Event::WantRecycle(id, reason)),
             FromChild::Catalog { generation } => self.publish(id, generation, fd),
+            FromChild::Report => self.hear_report(id, fd),
             FromChild::BootFailed { message } => {
                 tracing::error!(pid = child.pid, "{}: {message}", name(child.role));
             }
@@ -220,6 +253,12 @@ impl Master {
             tracing::warn!(pid = child.pid, "{} ended: {ending}", name(child.role));
         }
         self.poller.remove(&child.pidfd);
+        let subject = match child.role {
+            Role::Worker { slot, .. } => Some(child.subject(id, slot)),
+            Role::Migrate | Role::Companion => None,
+        };
+        let reported = self.watch_no_more(id);
+        self.deaths.insert(id, Death { ending, subject, reported });
         self.children.remove(&id);
         self.events.push_back(Event::Exited { child: id, clean: ending == Ending::Code(0) });
         self.reap_strangers();

@@ -6,18 +6,24 @@
 
 mod act;
 mod child;
+mod crash_dir;
 pub mod ctl;
 mod facts;
 mod listeners;
 mod master;
 mod notify;
+mod outside;
 mod pidfd;
 mod poller;
+mod proc_fs;
+mod report;
 mod signals;
 mod spawn;
 mod state_dir;
 mod steering;
 mod versions;
+mod watch;
+mod watchdog;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -30,10 +36,14 @@ use forkgate_shared::rows::{Rows, monotonic_ns};
 use forkgate_shared::settings::{Loaded, Settings, Sources};
 
 use crate::supervisor::{Config, Ns, Plan, Supervisor};
+use crash_dir::CrashDir;
 use listeners::{ListenError, Listeners};
 use master::Master;
+use outside::Looks;
+use report::Reports;
 use state_dir::{StateDir, StateDirError};
 use versions::{Version, Versions};
+use watch::Watch;
 
 /// The session table's name within the state directory.
 const SESSIONS_FILE: &str = "sessions.table";
@@ -128,6 +138,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         companion: options.demo.is_some(),
         seed: rand::random(),
     });
+    let crash_dir = CrashDir::of(&settings.state_dir);
     let version = Version::new(FIRST_VERSION, settings).map_err(doing("seal the settings"))?;
     Ok(Master {
         supervisor,
@@ -143,6 +154,12 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         loaded: None,
         sources: options.sources,
         children: BTreeMap::new(),
+        deaths: BTreeMap::new(),
+        watch: Watch::new(started),
+        looks: Looks::default(),
+        reports: Reports::default(),
+        crash_dir,
+        queues_due: started,
         ctl,
         notifier,
         demo: options.demo,
@@ -155,11 +172,17 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
 
 /// The settings that decisions depend on.
 fn plan(settings: &Settings) -> Plan {
-    let ns = |duration: Duration| Ns::try_from(duration.as_nanos()).unwrap_or(Ns::MAX / 4);
     Plan {
         workers: settings.workers,
         boot_timeout: ns(settings.boot_timeout),
         graceful_timeout: ns(settings.graceful_timeout),
         recycle_min_interval: ns(settings.recycle_min_interval),
+        watchdog: settings.watchdog,
+        kill_interval: ns(settings.kill_interval),
     }
+}
+
+/// A span of the settings; far more than anybody waits for is cut to that.
+fn ns(duration: Duration) -> Ns {
+    Ns::try_from(duration.as_nanos()).unwrap_or(Ns::MAX / 4)
 }

@@ -46,7 +46,7 @@ mod tests {
         assert_eq!(both, Vec::<&str>::new());
         assert!(NAMES.len() > 700, "{}", NAMES.len());
         for name in
-            ["GUNICORN_TIMEOUT", "AUTH_ENCRYPTION_SECRET", "GATEWAY_HEALTH_CHECK_TIMEOUT", "REDIS_URL"]
+            ["GUNICORN_KEEP_ALIVE", "AUTH_ENCRYPTION_SECRET", "GATEWAY_HEALTH_CHECK_TIMEOUT", "REDIS_URL"]
         {
             assert!(is_known(name), "{name}");
         }

@@ -10,7 +10,7 @@ use super::parse::{show_duration, show_size};
 use super::problem::Problem;
 use super::sources::Sources;
 use super::table::{self, Default};
-use super::{LogFormat, MAX_WORKERS, Secret, Settings, hosts};
+use super::{LogFormat, MAX_WORKERS, Secret, Settings, Watchdog, hosts};
 
 /// One part in this many of `GATEWAY_MAX_REQUESTS` is the jitter's default: 10 %.
 const JITTER_PARTS: u64 = 10;
@@ -192,6 +192,10 @@ fn blank() -> Settings {
         memory_sample_interval: Duration::ZERO,
         worker_lifetime: None,
         recycle_min_interval: Duration::ZERO,
+        watchdog: Watchdog::Enforce,
+        stall_timeout: Duration::ZERO,
+        spin_window: Duration::ZERO,
+        kill_interval: Duration::ZERO,
         boot_timeout: Duration::ZERO,
         graceful_timeout: Duration::ZERO,
         orphan_timeout: Duration::ZERO,

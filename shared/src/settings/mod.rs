@@ -73,6 +73,29 @@ pub enum LogFormat {
     Json,
 }
 
+/// What the watchdog's verdicts lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Watchdog {
+    /// Report, standby, kill.
+    Enforce,
+    /// Report and log only.
+    Observe,
+    /// There is none.
+    Off,
+}
+
+impl Watchdog {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Watchdog::Enforce => "enforce",
+            Watchdog::Observe => "observe",
+            Watchdog::Off => "off",
+        }
+    }
+}
+
 /// The effective settings of a running gateway. Durations are durations and sizes are bytes here, whatever their
 /// spelling was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +132,14 @@ pub struct Settings {
     pub orphan_timeout: Duration,
     /// `GATEWAY_KEEPALIVE_GRACE`: how long a draining worker answers one more request on idle connections.
     pub keepalive_grace: Duration,
+    /// `GATEWAY_WATCHDOG`.
+    pub watchdog: Watchdog,
+    /// `GATEWAY_STALL_TIMEOUT`: how long one poll may take.
+    pub stall_timeout: Duration,
+    /// `GATEWAY_SPIN_WINDOW`: how long the loop may be busy without getting work done.
+    pub spin_window: Duration,
+    /// `GATEWAY_KILL_INTERVAL`: least time between two kills that something outside may have caused.
+    pub kill_interval: Duration,
     /// `GATEWAY_JWT_SECRET`.
     pub jwt_secret: Secret,
     /// `JWT_AUDIENCE`.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::draft::{Draft, MemoryLimit};
 use super::parse::{self, Invalid, MIB};
-use super::{LogFormat, MAX_WORKERS, Secret, database_url, hosts, secrets};
+use super::{LogFormat, MAX_WORKERS, Secret, Watchdog, database_url, hosts, secrets};
 
 /// Longest name separator, in characters: it is part of every tool name, which has 128.
 const MAX_SEPARATOR: usize = 4;
@@ -121,6 +121,16 @@ pub(super) fn log(draft: &mut Draft, text: &str) -> Result<(), Invalid> {
         draft.settings.log_level = level.to_owned();
         draft.level_beside_format = true;
     }
+    Ok(())
+}
+
+pub(super) fn watchdog(draft: &mut Draft, text: &str) -> Result<(), Invalid> {
+    draft.settings.watchdog = match text.to_ascii_lowercase().as_str() {
+        "enforce" => Watchdog::Enforce,
+        "observe" => Watchdog::Observe,
+        "off" => Watchdog::Off,
+        _ => return Err(Invalid::Word),
+    };
     Ok(())
 }
 

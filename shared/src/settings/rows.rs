@@ -21,6 +21,7 @@ const DAY: Duration = Duration::from_secs(86400);
 pub const SECTIONS: &[Section] = &[
     Section { title: "Processes", settings: PROCESSES },
     Section { title: "Replacing workers", settings: REPLACING },
+    Section { title: "The watchdog", settings: WATCHDOG },
     Section { title: "Where state is kept", settings: STATE },
     Section { title: "Who may come in", settings: ACCESS },
     Section { title: "Calls to upstreams", settings: UPSTREAMS },
@@ -151,6 +152,43 @@ const REPLACING: &[Setting] = &[
         |s| show_duration(s.recycle_min_interval),
         "Least time between two replacements for requests, memory or age; a reload does not wait. Keeps a limit that \
          is set too low from turning into a boot loop.",
+    ),
+];
+
+const WATCHDOG: &[Setting] = &[
+    Setting::new(
+        "GATEWAY_WATCHDOG",
+        Text("enforce"),
+        Other { allowed: "enforce, observe or off", read: readers::watchdog },
+        |s| s.watchdog.as_str().to_owned(),
+        "What happens to a worker whose event loop stalls or spins. enforce: it is reported, replaced and killed; \
+         observe: reported and logged only; off: nobody looks.",
+    ),
+    Setting::new(
+        "GATEWAY_STALL_TIMEOUT",
+        Text("10s"),
+        Span(SECOND..=HOUR, |d, t| d.settings.stall_timeout = t),
+        |s| show_duration(s.stall_timeout),
+        "How long one poll of a task may keep the event loop. Nothing that a gateway does takes a second; clients are \
+         sent elsewhere after one, the worker is killed after this. gunicorn's is 30 s because it sees less.",
+    )
+    .or(&["GUNICORN_TIMEOUT"]),
+    Setting::new(
+        "GATEWAY_SPIN_WINDOW",
+        Text("15s"),
+        Span(SECOND.saturating_mul(3)..=HOUR, |d, t| d.settings.spin_window = t),
+        |s| show_duration(s.spin_window),
+        "How long the event loop may be busy for half of the time and get less than 20 units of work done per busy \
+         second (a unit is a message, or 64 KiB moved; probes and keep-alives do not count). Honest work costs less \
+         than a thousandth of that.",
+    ),
+    Setting::new(
+        "GATEWAY_KILL_INTERVAL",
+        Text("30s"),
+        Span(Duration::ZERO..=HOUR, |d, t| d.settings.kill_interval = t),
+        |s| show_duration(s.kill_interval),
+        "Least time between two kills of workers that are blocked or silent: a slow disk or a debugger may have \
+         stopped all of them, and killing helps nobody then. A worker that burns CPU is killed without waiting.",
     ),
 ];
 

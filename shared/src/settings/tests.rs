@@ -50,6 +50,10 @@ fn defaults_are_the_pinned_ones() {
     assert_eq!((s.workers, s.max_requests, s.max_requests_jitter), (3, 1_000_000, 100_000));
     assert_eq!((s.max_rss, s.worker_lifetime, s.session_keys.clone()), (None, None, None));
     assert_eq!(s.recycle_min_interval, Duration::from_secs(2));
+    assert_eq!(
+        (s.watchdog, s.stall_timeout, s.spin_window, s.kill_interval),
+        (Watchdog::Enforce, Duration::from_secs(10), Duration::from_secs(15), Duration::from_secs(30))
+    );
     for timeout in [s.boot_timeout, s.graceful_timeout, s.orphan_timeout, s.tool_timeout] {
         assert_eq!(timeout, Duration::from_secs(60));
     }
@@ -332,11 +336,9 @@ fn a_contextforge_env_file_loads_with_one_warning() {
     assert_eq!((s.log_level.as_str(), s.log_format, s.max_requests_jitter), ("error", LogFormat::Json, 100));
     assert!(s.ssrf_allow_localhost && s.ssrf_allow_private_networks);
     assert_eq!(s.allowed_origins, ["http://localhost", "http://localhost:4444"]);
-    assert_eq!(s.tool_name_separator, "-");
+    assert_eq!((s.tool_name_separator.as_str(), s.stall_timeout), ("-", Duration::from_secs(600)));
     let [warning] = loaded.warnings.as_slice() else { panic!("one warning: {:?}", loaded.warnings) };
-    for name in
-        ["GUNICORN_TIMEOUT", "AUTH_ENCRYPTION_SECRET", "GATEWAY_HEALTH_CHECK_TIMEOUT", "TOOL_RATE_LIMIT"]
-    {
+    for name in ["AUTH_ENCRYPTION_SECRET", "GATEWAY_HEALTH_CHECK_TIMEOUT", "TOOL_RATE_LIMIT"] {
         assert!(warning.contains(name), "{warning}");
     }
     assert!(!warning.contains("GUNICORN_WORKERS"), "{warning}");
@@ -379,6 +381,10 @@ fn every_field_belongs_to_a_setting_and_shows_what_it_reads() {
         ("GATEWAY_MEMORY_SAMPLE_INTERVAL", "7s"),
         ("GATEWAY_WORKER_LIFETIME", "7h"),
         ("GATEWAY_RECYCLE_MIN_INTERVAL", "7s"),
+        ("GATEWAY_WATCHDOG", "observe"),
+        ("GATEWAY_STALL_TIMEOUT", "7s"),
+        ("GATEWAY_SPIN_WINDOW", "7s"),
+        ("GATEWAY_KILL_INTERVAL", "7s"),
         ("GATEWAY_STATE_DIR", "/tmp"),
         ("DATABASE_URL", "sqlite:////tmp/seven.db"),
         ("GATEWAY_JWT_SECRET", "77777x0c3a9b7e62845f1d0c3a9b7e6284"),

@@ -15,7 +15,7 @@ use http_body::{Frame, SizeHint};
 
 use super::serve::{Edge, Port};
 use crate::body::Body;
-use crate::lifecycle::recycle;
+use crate::lifecycle::{recycle, task};
 use crate::net::activity::{Activity, LABEL};
 
 const _: () = assert!(IN_FLIGHT == u32::BITS as usize, "one bit per entry of the ring");
@@ -46,8 +46,10 @@ impl InFlight {
             gateway.lifecycle.free_ring_entries.set(free & !(1 << index));
             let cells = &row.in_flight_ring[index];
             cells.upstream.store(u64::MAX, Relaxed);
-            cells.method.store(first_eight(method.as_str()), Relaxed);
-            cells.object.store(first_eight(path), Relaxed);
+            cells.task.store(task::current(), Relaxed);
+            cells.caller.set("");
+            cells.method.set(method.as_str());
+            cells.object.set(path);
             cells.started_ns.store(started_ns, Relaxed);
         }
         InFlight { edge: Rc::clone(edge), activity: Rc::clone(activity), entry, counts, is_stream: false }
@@ -98,6 +100,7 @@ impl Drop for InFlight {
             free.set(free.get() | 1 << index);
         }
         if self.counts {
+            task::worked(1);
             recycle::count_request(gateway);
         }
     }
@@ -129,14 +132,6 @@ impl http_body::Body for Answer {
     }
 }
 
-/// The first eight bytes of a text, in memory order, so that a dump of the row shows them.
-fn first_eight(text: &str) -> u64 {
-    let mut bytes = [0; 8];
-    let len = text.len().min(8);
-    bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
-    u64::from_ne_bytes(bytes)
-}
-
 /// `METHOD path`, cut to fit.
 fn label(method: &str, path: &str) -> [u8; LABEL] {
     let mut label = [0; LABEL];
@@ -153,8 +148,6 @@ mod tests {
 
     #[test]
     fn texts_are_cut_to_fit() {
-        assert_eq!(first_eight("POST").to_ne_bytes(), *b"POST\0\0\0\0");
-        assert_eq!(first_eight("/servers/x/mcp").to_ne_bytes(), *b"/servers");
         assert!(label("DELETE", &"/x".repeat(99)).starts_with(b"DELETE /x/x"));
     }
 }

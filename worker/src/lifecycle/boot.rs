@@ -194,7 +194,7 @@ async fn open_and_serve(
     admin_listener: OwnedFd,
 ) -> Result<ExitCode, BootError> {
     let settings = &gateway.settings;
-    let (line, orders) =
+    let (line, orders, _report_orders) =
         gateway.control.listener(signals, settings.orphan_timeout).doing("listening to the master")?;
     let (accepting, _) = watch::channel(Accepting::Open);
     let mut loops = Vec::new();

@@ -8,9 +8,11 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc as mpsc_std;
 use std::time::{Duration, Instant};
 
 use forkgate_shared::control::{ControlError, ControlSocket, FromChild, Received, RecycleReason, ToChild};
+use forkgate_shared::verdict::Verdict;
 use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -31,6 +33,8 @@ pub enum Order {
     Drain,
     /// The slot goes away.
     Retire,
+    /// Stop accepting and let clients go, but stay.
+    StepAside,
     /// The master is gone.
     Orphan,
     /// Leave at once.
@@ -38,6 +42,9 @@ pub enum Order {
     /// A newer catalog.
     Catalog(Arc<NewCatalog>),
 }
+
+/// Reports that the master asks for, by the verdict they are about.
+pub type ReportOrders = mpsc_std::Receiver<Verdict>;
 
 /// A catalog as it comes from the master.
 #[derive(Debug)]
@@ -118,23 +125,34 @@ impl Control {
         }
     }
 
-    /// Prepares the thread. `signals` are the ones that [`block_signals`] has blocked in every thread.
-    pub fn listener(&self, signals: SigSet, orphan_timeout: Duration) -> io::Result<(Listener, Orders)> {
+    /// Hands over what the watchdog found out: a sealed memfd.
+    pub fn send_report(&self, memfd: BorrowedFd<'_>) -> Result<(), ControlError> {
+        self.socket.send(&FromChild::Report, Some(memfd))
+    }
+
+    /// Prepares the thread. The watchdog's thread gets what is asked of it through the receiver. `signals` are the ones that [`block_signals`] has blocked in every thread.
+    pub fn listener(
+        &self,
+        signals: SigSet,
+        orphan_timeout: Duration,
+    ) -> io::Result<(Listener, Orders, ReportOrders)> {
         let (sender, leave) = mpsc::channel(QUEUE);
         let (catalogs, catalog) = watch::channel(None);
+        let (reports, report_orders) = mpsc_std::sync_channel(1);
         let listener = Listener {
             socket: Arc::clone(&self.socket),
             signals: SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             orders: Some(sender),
             catalogs,
+            reports,
             told: false,
             leave_by: None,
             orphan_timeout,
         };
         listener.epoll.add(listener.socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, CONTROL))?;
         listener.epoll.add(listener.signals.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
-        Ok((listener, Orders { leave, catalog }))
+        Ok((listener, Orders { leave, catalog }, report_orders))
     }
 }
 
@@ -168,6 +186,7 @@ pub struct Listener {
     epoll: Epoll,
     orders: Option<mpsc::Sender<Order>>,
     catalogs: watch::Sender<Option<Arc<NewCatalog>>>,
+    reports: mpsc_std::SyncSender<Verdict>,
     /// The master gave an order to leave.
     told: bool,
     /// Set once the master is gone.
@@ -226,6 +245,9 @@ impl Listener {
         match self.socket.recv::<ToChild>() {
             Ok(Received::Message(ToChild::Drain, _)) => self.order(Order::Drain),
             Ok(Received::Message(ToChild::Retire, _)) => self.order(Order::Retire),
+            Ok(Received::Message(ToChild::StepAside, _)) => self.order(Order::StepAside),
+            // One that waits already says the same.
+            Ok(Received::Message(ToChild::Report { verdict }, _)) => drop(self.reports.try_send(verdict)),
             Ok(Received::Message(ToChild::Catalog { generation }, Some(memfd))) => {
                 self.catalogs.send_replace(Some(Arc::new(NewCatalog { generation, memfd })));
             }
@@ -305,7 +327,7 @@ mod tests {
     fn pair() -> (ControlSocket, Control, Orders) {
         let (master, child) = ControlSocket::pair().expect("pair");
         let control = Control::over(child);
-        let (listener, orders) =
+        let (listener, orders, _reports) =
             control.listener(SigSet::empty(), Duration::from_secs(3600)).expect("listener");
         listener.start().expect("thread");
         (master, control, orders)
@@ -348,7 +370,7 @@ mod tests {
     fn a_worker_becomes_ready_without_its_master() {
         let (master, child) = ControlSocket::pair().expect("pair");
         let control = Control::over(child);
-        let (listener, _orders) =
+        let (listener, _orders, _reports) =
             control.listener(SigSet::empty(), Duration::from_secs(3600)).expect("listener");
         drop(master);
         assert!(!listener.was_ended_while_booting());

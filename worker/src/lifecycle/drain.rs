@@ -3,6 +3,7 @@
 //! | order | listeners | limit |
 //! |---|---|---|
 //! | drain | copies closed at once: the queue belongs to the master and the replacement | graceful timeout |
+//! | step aside | copies closed at once: the standby has the queue | none: the next order decides, a suspect stays until then |
 //! | retire | accept until the queue is empty, then closed: the kernel chooses others already | graceful timeout |
 //! | orphan | accept until the queue is empty, closed at once: nobody else holds this queue | orphan timeout |
 //! | quit | copies closed at once | the requests under way have most of a second; idle connections and streams are cut |
@@ -57,6 +58,8 @@ pub(super) struct Doors {
 enum Next {
     /// Nothing.
     Serve,
+    /// Let clients go.
+    StepAside,
     /// Be gone within this time.
     Leave(Duration),
     /// Be gone.
@@ -77,6 +80,7 @@ async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
     let limit = loop {
         match obey(gateway, &accepting, orders.next().await.unwrap_or(Order::Orphan)) {
             Next::Serve => {}
+            Next::StepAside => step_aside(gateway),
             Next::Leave(limit) => break limit,
             Next::Quit => return finish_quickly(gateway).await,
         }
@@ -97,7 +101,7 @@ async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
             order = orders.next(), if connected => {
                 connected = order.is_some();
                 match obey(gateway, &accepting, order.unwrap_or(Order::Orphan)) {
-                    Next::Serve => {}
+                    Next::Serve | Next::StepAside => {}
                     Next::Leave(limit) => deadline = deadline.min(Instant::now() + limit),
                     Next::Quit => return finish_quickly(gateway).await,
                 }
@@ -127,6 +131,10 @@ fn obey(gateway: &Gateway, accepting: &watch::Sender<Accepting>, order: Order) -
             tell(accepting, Accepting::Closed);
             return Next::Quit;
         }
+        Order::StepAside => {
+            tell(accepting, Accepting::Closed);
+            return Next::StepAside;
+        }
         Order::Drain => (Accepting::Closed, graceful.saturating_sub(HARD_END_MARGIN)),
         Order::Retire => (Accepting::Emptying, graceful.saturating_sub(HARD_END_MARGIN)),
         Order::Orphan => (Accepting::Emptying, gateway.settings.orphan_timeout),
@@ -143,6 +151,13 @@ fn tell(accepting: &watch::Sender<Accepting>, order: Accepting) {
         *current = order.max(*current);
         stronger
     });
+}
+
+/// Answers announce the close, idle connections have their grace, streams end; the worker itself stays.
+fn step_aside(gateway: &Gateway) {
+    tracing::info!(open = gateway.lifecycle.connections().count(), "stepping aside");
+    gateway.row().state.store(RowState::Draining as u32, Relaxed);
+    gateway.lifecycle.drain();
 }
 
 /// Waits for the accept loops, begins the drain, resolves when nothing is open.

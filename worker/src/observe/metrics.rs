@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use forkgate_shared::control::RecycleReason;
-use forkgate_shared::rows::{Counters, Outcome, RowState, Rows, UPSTREAMS};
+use forkgate_shared::rows::{Counters, KillReason, Outcome, RowState, Rows, UPSTREAMS};
 use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// Renders everything. `names` gives the names of the upstreams by their counters' index.
@@ -175,14 +175,8 @@ fn workers(page: &Page, rows: &Rows) -> prometheus::Result<()> {
 
 fn supervision(page: &Page, rows: &Rows) -> prometheus::Result<()> {
     let base = rows.base();
-    let reasons = [
-        RecycleReason::MaxRequests,
-        RecycleReason::Memory,
-        RecycleReason::Age,
-        RecycleReason::Reload,
-        RecycleReason::Operator,
-    ];
-    let recycles = reasons.map(|reason| (vec![reason.as_str()], base.recycles[reason.index()].load(Relaxed)));
+    let recycles =
+        RecycleReason::ALL.map(|reason| (vec![reason.as_str()], base.recycles[reason.index()].load(Relaxed)));
     page.counter("forkgate_recycles_total", "Voluntary replacements of workers.", &["reason"], recycles)?;
     page.counter(
         "forkgate_crashes_total",
@@ -191,8 +185,8 @@ fn supervision(page: &Page, rows: &Rows) -> prometheus::Result<()> {
         bare(base.crashes.load(Relaxed)),
     )?;
     let kills =
-        [("boot", 0), ("drain", 1)].map(|(reason, index)| (vec![reason], base.kills[index].load(Relaxed)));
-    page.counter("forkgate_kills_total", "Workers killed after a timeout.", &["reason"], kills)?;
+        KillReason::all().map(|reason| (vec![reason.as_str()], base.kills[reason.index()].load(Relaxed)));
+    page.counter("forkgate_kills_total", "Workers that the master killed.", &["reason"], kills)?;
     for (name, help, cell) in [
         (
             "forkgate_catalog_generation",

@@ -8,44 +8,34 @@
 //! - Counters only grow. When a child is gone the master folds them into the base ([`Rows::fold`]), so that a total is
 //!   base + rows at every moment and never goes backwards.
 
+mod counters;
+mod evidence;
+mod histogram;
+mod text;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, Ordering::Relaxed, fence};
 
+pub use counters::{
+    Counters, METHODS, Outcome, RequestEra, RequestOutcome, UPSTREAMS, UpstreamTimes, Upstreams, method_index,
+};
+pub use evidence::{Evidence, HISTORY, Reading};
+pub use histogram::{BOUNDS_NS, Histogram};
+pub use text::Text;
+
+use crate::control::RecycleReason;
 use crate::memfd::{self, Mapping};
+use crate::verdict::Verdict;
 
 /// Version of this layout; part of the header.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 const MAGIC: u64 = u64::from_be_bytes(*b"fgrows\0\0");
 
-/// Upstreams with counters of their own; the ones registered after these share the last cell.
-pub const UPSTREAMS: usize = 64;
+/// Slots whose accept queue the base has room for: the most workers and what TTIN adds.
+pub const SLOTS: usize = 72;
 /// Requests in flight that a row can describe; more than these are counted but not described.
 pub const IN_FLIGHT: usize = 32;
-
-/// What became of a call to an upstream: the second index of [`Counters::upstream`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Outcome {
-    /// It answered with a result.
-    Ok = 0,
-    /// It answered with a JSON-RPC error.
-    RpcError = 1,
-    /// It could not be reached, broke off or answered nonsense.
-    Failed = 2,
-    /// It did not answer within the deadline.
-    TimedOut = 3,
-}
-
-impl Outcome {
-    /// All outcomes with the words for metrics, in index order.
-    pub const ALL: [(Outcome, &'static str); 4] = [
-        (Outcome::Ok, "ok"),
-        (Outcome::RpcError, "rpc_error"),
-        (Outcome::Failed, "failed"),
-        (Outcome::TimedOut, "timed_out"),
-    ];
-}
 
 /// What a child is doing, as it says itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,54 +63,6 @@ impl RowState {
     }
 }
 
-/// Counters that survive the process, because the master folds them into the base.
-#[derive(Debug, Default)]
-#[repr(C, align(64))]
-pub struct Counters {
-    /// Requests answered on the main port, health checks excluded: what `GATEWAY_MAX_REQUESTS` counts.
-    pub requests: AtomicU64,
-    /// Connections accepted on the main port.
-    pub accepted: AtomicU64,
-    /// Bytes received from clients.
-    pub bytes_in: AtomicU64,
-    /// Bytes sent to clients.
-    pub bytes_out: AtomicU64,
-    /// Answers by class of HTTP status: 1xx … 5xx.
-    pub status: [AtomicU64; 5],
-    /// Calls by upstream (interned index, see the catalog) and [`Outcome`].
-    pub upstream: Upstreams,
-}
-
-/// See [`Counters::upstream`].
-#[derive(Debug)]
-#[repr(transparent)]
-pub struct Upstreams(pub [[AtomicU64; 4]; UPSTREAMS]);
-
-impl Default for Upstreams {
-    fn default() -> Self {
-        Upstreams(std::array::from_fn(|_| Default::default()))
-    }
-}
-
-impl Counters {
-    /// Adds one to a counter of the caller's own row.
-    pub fn add(counter: &AtomicU64, n: u64) {
-        counter.fetch_add(n, Relaxed);
-    }
-
-    /// Counts a call to the upstream with this interned index.
-    pub fn count_upstream(&self, upstream: usize, outcome: Outcome) {
-        self.upstream.0[upstream.min(UPSTREAMS - 1)][outcome as usize].fetch_add(1, Relaxed);
-    }
-
-    fn cells(&self) -> impl Iterator<Item = &AtomicU64> {
-        [&self.requests, &self.accepted, &self.bytes_in, &self.bytes_out]
-            .into_iter()
-            .chain(&self.status)
-            .chain(self.upstream.0.iter().flatten())
-    }
-}
-
 /// One request that a child is working on; `started_ns == 0` means that the entry is free.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -129,10 +71,14 @@ pub struct InFlight {
     pub started_ns: AtomicU64,
     /// Interned index of the upstream, or `u64::MAX` for none.
     pub upstream: AtomicU64,
-    /// First eight bytes of the method's name, then of the tool's or the URI's: enough to know a culprit by.
-    pub method: AtomicU64,
-    /// See `method`.
-    pub object: AtomicU64,
+    /// The task that works on it, as the worker numbers its tasks; 0 = not known.
+    pub task: AtomicU64,
+    /// The MCP method, or the HTTP method before that is known.
+    pub method: Text<4>,
+    /// The tool, prompt or URI, or the path before that is known. Never an argument.
+    pub object: Text<8>,
+    /// Who calls: the token's subject.
+    pub caller: Text<6>,
 }
 
 /// A child's row.
@@ -165,14 +111,68 @@ pub struct Row {
     pub streams: AtomicU64,
     /// The number of requests at which this worker asks to be replaced; 0 = never.
     pub request_limit: AtomicU64,
+    /// Open connections to upstreams, by interned index.
+    pub upstream_connections: UpstreamGauges,
+    /// What the watchdog thread writes.
+    pub evidence: Evidence,
     /// See [`Counters`].
     pub counters: Counters,
     /// Requests in flight, readable after death.
     pub in_flight_ring: [InFlight; IN_FLIGHT],
 }
 
+/// See [`Row::upstream_connections`].
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct UpstreamGauges(pub [AtomicU64; UPSTREAMS]);
+
+impl Default for UpstreamGauges {
+    fn default() -> Self {
+        UpstreamGauges([const { AtomicU64::new(0) }; UPSTREAMS])
+    }
+}
+
+/// Why the master killed a worker: index into [`Base::kills`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillReason {
+    /// Never READY within `GATEWAY_BOOT_TIMEOUT`.
+    Boot,
+    /// Never done draining within `GATEWAY_GRACEFUL_TIMEOUT`.
+    Drain,
+    /// The watchdog's verdict, confirmed from outside.
+    Watchdog(Verdict),
+}
+
+impl KillReason {
+    /// How many there are.
+    pub const COUNT: usize = 2 + Verdict::ALL.len();
+
+    /// All, in index order.
+    pub fn all() -> impl Iterator<Item = KillReason> {
+        [KillReason::Boot, KillReason::Drain].into_iter().chain(Verdict::ALL.map(KillReason::Watchdog))
+    }
+
+    /// Index into [`Base::kills`].
+    pub fn index(self) -> usize {
+        match self {
+            KillReason::Boot => 0,
+            KillReason::Drain => 1,
+            KillReason::Watchdog(verdict) => 2 + verdict.index(),
+        }
+    }
+
+    /// The word for logs, metrics and `ctl`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KillReason::Boot => "boot",
+            KillReason::Drain => "drain",
+            KillReason::Watchdog(verdict) => verdict.as_str(),
+        }
+    }
+}
+
 /// Sums of the rows of children that are gone; written by the master only.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct Base {
     magic: AtomicU64,
@@ -186,10 +186,20 @@ pub struct Base {
     pub target: AtomicU64,
     /// Children that died without being asked to.
     pub crashes: AtomicU64,
-    /// Voluntary replacements by reason: max_requests, memory, age, reload, operator.
-    pub recycles: [AtomicU64; 5],
-    /// Kills after a timeout: boot, drain.
-    pub kills: [AtomicU64; 2],
+    /// Voluntary replacements, by [`RecycleReason::index`].
+    pub recycles: [AtomicU64; RecycleReason::ALL.len()],
+    /// Kills by the master, by [`KillReason::index`].
+    pub kills: [AtomicU64; KillReason::COUNT],
+    /// Verdicts that were not carried out because the master did not see them confirmed, or only watches.
+    pub spared: [AtomicU64; Verdict::ALL.len()],
+    /// From a worker's start to its READY.
+    pub time_to_ready: Histogram,
+    /// From the order to drain to the worker's end.
+    pub drain_time: Histogram,
+    /// Connections in the accept queue of each slot, as of the master's last look; higher slots are not shown.
+    pub accept_queue: [AtomicU64; SLOTS],
+    /// Odd while a row is being folded.
+    folds: AtomicU64,
     /// See [`Counters`].
     pub counters: Counters,
 }
@@ -265,18 +275,42 @@ impl Rows {
 
     /// Adds a dead child's counters to the base and frees its row. Master only.
     pub fn fold(&self, index: usize) {
-        let row = self.row(index);
+        let (row, folds) = (self.row(index), &self.base().folds);
+        let count = folds.load(Relaxed);
+        folds.store(count | 1, Relaxed);
+        fence(Ordering::Release);
         for (total, cell) in self.base().counters.cells().zip(row.counters.cells()) {
             total.fetch_add(cell.swap(0, Relaxed), Relaxed);
         }
         self.clear(index);
+        folds.store((count | 1).wrapping_add(1), Ordering::Release);
+    }
+
+    /// Reads something that sums over base and rows, at a moment in which no row is being folded: the sum is whole, and
+    /// never smaller than one read before. A master that died while it folded is waited for only briefly.
+    pub fn read_whole<R>(&self, read: impl Fn() -> R) -> R {
+        const TRIES: usize = 1000;
+        let folds = &self.base().folds;
+        for _ in 0..TRIES {
+            let before = folds.load(Ordering::Acquire);
+            if before % 2 == 1 {
+                std::thread::yield_now();
+                continue;
+            }
+            let result = read();
+            fence(Ordering::Acquire);
+            if folds.load(Relaxed) == before {
+                return result;
+            }
+        }
+        read()
     }
 
     /// Frees a row for the next child. Master only.
     pub fn clear(&self, index: usize) {
         let row = self.row(index);
         row.state.store(RowState::Free as u32, Relaxed);
-        for cell in [
+        clear([
             &row.generation,
             &row.pid,
             &row.started_ns,
@@ -288,18 +322,26 @@ impl Rows {
             &row.in_flight,
             &row.streams,
             &row.request_limit,
-        ]
-        .into_iter()
-        .chain(row.counters.cells())
-        .chain(row.in_flight_ring.iter().map(|entry| &entry.started_ns))
-        {
-            cell.store(0, Relaxed);
-        }
+        ]);
+        clear(&row.upstream_connections.0);
+        clear(row.counters.cells());
+        clear(row.in_flight_ring.iter().map(|entry| &entry.started_ns));
+        row.evidence.clear();
     }
 
-    /// A total over the base and all rows of one counter, picked by `counter`.
+    /// A total over the base and all rows of one counter, picked by `counter`; see [`Rows::read_whole`].
     pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
-        self.iter().map(|row| counter(&row.counters)).fold(counter(&self.base().counters), u64::wrapping_add)
+        self.read_whole(|| {
+            self.iter()
+                .map(|row| counter(&row.counters))
+                .fold(counter(&self.base().counters), u64::wrapping_add)
+        })
+    }
+}
+
+fn clear<'a>(cells: impl IntoIterator<Item = &'a AtomicU64>) {
+    for cell in cells {
+        cell.store(0, Relaxed);
     }
 }
 
@@ -326,6 +368,29 @@ mod tests {
         rows.fold(3);
         assert_eq!((rows.total(requests), rows.total(timeouts)), (5, 1));
         assert_eq!(rows.row(3).counters.requests.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_reader_never_sees_a_sum_shrink_while_rows_are_folded() {
+        let (rows, fd) = Rows::create(8).expect("create");
+        let reader = Rows::open(&fd).expect("open");
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0..20_000 {
+                    Counters::add(&rows.row(turn % 8).counters.bytes_in, 3);
+                    rows.fold(turn % 8);
+                }
+                over.store(true, Relaxed);
+            });
+            let mut last = 0;
+            while !over.load(Relaxed) {
+                let now = reader.total(|counters| counters.bytes_in.load(Relaxed));
+                assert!(now >= last, "{now} after {last}");
+                last = now;
+            }
+        });
+        assert_eq!(reader.total(|counters| counters.bytes_in.load(Relaxed)), 60_000);
     }
 
     #[test]

@@ -1,0 +1,322 @@
+//! From a suspicion to its end: taken back, or the worker's.
+//!
+//! ```text
+//!  SUSPECTED ──fired──► CONFIRMING ──yes──► CONDEMNED ──guards──► REPORTING ──► ABRT ──► KILL
+//!      │                 │  ▲                  (observe: reported, and that is all)
+//!      │                no  │ once more
+//!      │                 ▼  │
+//!      └──taken back── DOUBTED ── no again: acquitted
+//! ```
+//!
+//! Beside that runs the repair of the slot: the kernel is steered away from it, a standby starts on its socket (repair
+//! needs no token; one boots at a time, so that the machine is not flooded when all workers spin), and once that is READY
+//! the suspect steps aside: it lets its clients go but stays, because its claim decides whether it drains or dies.
+//!
+//! Guards. Nobody is killed whose slot nobody serves, so capacity never falls; a stalled worker serves nobody, so when no
+//! standby comes within the boot timeout it dies all the same. A verdict that something outside may have caused
+//! ([`Verdict::is_guarded`]) is carried out once per `GATEWAY_KILL_INTERVAL`, and not while most workers have had one
+//! within [`MAJORITY_WINDOW`]. A spin and a runaway poll burn CPU in this very process: for them neither holds.
+
+use super::Supervisor;
+use super::event::{
+    Action, ChildId, ChildSignal, Claim, Confirmation, Fact, Guard, Kill, Ns, RecycleReason, Role, SECOND,
+    SlotId, Stage, Verdict, Watchdog,
+};
+use super::state::{Child, Life, Phase, Slot, Step, Suspicion};
+
+/// After the world outside said no, or that somebody stopped the process, it is asked again after this.
+const ASK_AGAIN: Ns = 5 * SECOND;
+/// The shell gives a report five seconds; past this it is taken to be given up.
+const REPORT_TIMEOUT: Ns = 7 * SECOND;
+/// Reports at once: each costs its worker a second of CPU, on a machine whose CPUs are burning already.
+const REPORTS_AT_ONCE: usize = 2;
+/// From ABRT to KILL.
+const ABORT_TIMEOUT: Ns = 5 * SECOND;
+/// The shell answers at once whether a core file is being written.
+const CORE_ANSWER: Ns = SECOND;
+/// A core file of a gigabyte takes seconds; one that takes longer than this is not worth the wait.
+const CORE_TIMEOUT: Ns = 60 * SECOND;
+/// Guarded verdicts of more than half of the workers within this time have a cause outside (S §4.6).
+const MAJORITY_WINDOW: Ns = 60 * SECOND;
+
+impl Supervisor {
+    /// A worker's claim changed.
+    pub(super) fn claimed(&mut self, id: ChildId, claim: Option<Claim>, now: Ns) {
+        let watchdog = self.plan.watchdog;
+        let Some(child) = self.children.get_mut(&id).filter(|child| child.may_be_suspected()) else { return };
+        let Role::Worker { slot, .. } = child.role else { return };
+        if watchdog == Watchdog::Off || matches!(self.life, Life::Stopping(_) | Life::Over) {
+            return;
+        }
+        let Some(claim) = claim else { return self.take_back(id, slot, now) };
+        let is_new = child.suspicion.is_none();
+        let suspicion = child.suspicion.get_or_insert_with(|| Suspicion::new(claim.verdict));
+        let accuse = is_new || suspicion.step == Step::Suspected && suspicion.verdict != claim.verdict;
+        if accuse {
+            suspicion.verdict = claim.verdict;
+            self.out.push(Action::Accuse(id, claim.verdict));
+        }
+        match (claim.stage, suspicion.step) {
+            (Stage::Fired, Step::Suspected) => {
+                suspicion.step = Step::Confirming;
+                let verdict = suspicion.verdict;
+                self.out.push(Action::Confirm(id, verdict));
+                self.log(Fact::Fired(id, slot, verdict, watchdog));
+            }
+            // The limit was passed and is not any more; the suspicion stays.
+            (Stage::Suspect, Step::Confirming | Step::Doubted { .. } | Step::Condemned { .. }) => {
+                suspicion.step = Step::Suspected;
+            }
+            (Stage::Suspect, Step::Suspected) if is_new => {
+                self.log(Fact::Suspected(id, slot, claim.verdict));
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing is wrong any more. A suspect that stepped aside has a successor and leaves as in any replacement.
+    fn take_back(&mut self, id: ChildId, slot: SlotId, now: Ns) {
+        let deadline = now + self.plan.graceful_timeout;
+        let Some(child) = self.children.get_mut(&id) else { return };
+        let Some(suspicion) = child.suspicion.take() else { return };
+        let is_aside = matches!(child.phase, Phase::Aside);
+        self.log(Fact::Cleared(id, slot, suspicion.verdict));
+        if is_aside {
+            self.out.push(Action::CountRecycle(RecycleReason::Suspect));
+            self.leave(id, Action::SendDrain(id), now, deadline);
+        }
+    }
+
+    /// What `/proc` says.
+    pub(super) fn confirmed(&mut self, id: ChildId, how: Confirmation, now: Ns) {
+        let (watchdog, target) = (self.plan.watchdog, self.target);
+        let Some(child) = self.children.get_mut(&id) else { return };
+        let Role::Worker { slot, .. } = child.role else { return };
+        let Some(suspicion) = child.suspicion.as_mut().filter(|s| s.step == Step::Confirming) else { return };
+        let verdict = suspicion.verdict;
+        match how {
+            Confirmation::Yes if watchdog == Watchdog::Observe => {
+                suspicion.step = Step::Observed;
+                self.out.push(Action::Report { child: id, verdict, enforced: false });
+                self.out.push(Action::CountSpared(verdict));
+            }
+            Confirmation::Yes => {
+                suspicion.step = Step::Condemned { since: now };
+                if verdict.is_guarded() {
+                    self.guarded.retain(|at| now < at + MAJORITY_WINDOW);
+                    // One more than all workers says nothing new.
+                    if self.guarded.len() <= target as usize {
+                        self.guarded.push(now);
+                    }
+                }
+            }
+            Confirmation::No if suspicion.was_doubted => {
+                self.log(Fact::Unconfirmed(id, slot, verdict, false));
+                self.out.push(Action::CountSpared(verdict));
+                self.take_back(id, slot, now);
+            }
+            Confirmation::No => {
+                suspicion.was_doubted = true;
+                suspicion.step = Step::Doubted { again_at: now + ASK_AGAIN };
+                self.log(Fact::Unconfirmed(id, slot, verdict, true));
+            }
+            Confirmation::Stopped => {
+                let is_news = !std::mem::replace(&mut suspicion.was_stopped, true);
+                suspicion.step = Step::Doubted { again_at: now + ASK_AGAIN };
+                if is_news {
+                    self.log(Fact::Stopped(id, slot, verdict));
+                }
+            }
+        }
+    }
+
+    /// The report is there, or given up.
+    pub(super) fn reported(&mut self, id: ChildId, now: Ns) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        let Some(suspicion) = child.suspicion.as_ref() else { return };
+        let verdict = suspicion.verdict;
+        if !matches!(suspicion.step, Step::Reporting { .. }) || !child.may_be_suspected() {
+            return;
+        }
+        child.suspicion = None;
+        child.phase =
+            Phase::Aborting { verdict, since: now, deadline: now + ABORT_TIMEOUT, asked_for_core: false };
+        self.out.push(Action::Signal(id, ChildSignal::Abort));
+        self.out.push(Action::CountKill(Kill::Watchdog(verdict)));
+        self.log(Fact::Killed(id, Kill::Watchdog(verdict)));
+    }
+
+    /// The time from ABRT to KILL is over, unless a core file is being written.
+    pub(super) fn abort_expired(&mut self, id: ChildId, now: Ns) {
+        let is_stopping = matches!(self.life, Life::Stopping(_));
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if let Phase::Aborting { since, deadline, asked_for_core, .. } = &mut child.phase
+            && !*asked_for_core
+            && !is_stopping
+            && now < *since + CORE_TIMEOUT
+        {
+            *asked_for_core = true;
+            *deadline = now + CORE_ANSWER;
+            self.out.push(Action::QueryCoreDump(id));
+            return;
+        }
+        self.kill_aborted(id);
+    }
+
+    fn kill_aborted(&mut self, id: ChildId) {
+        if let Some(child) = self.children.get_mut(&id)
+            && let Phase::Aborting { verdict, .. } = child.phase
+        {
+            child.phase = Phase::Killing(Kill::Watchdog(verdict));
+            self.out.push(Action::Signal(id, ChildSignal::Kill));
+        }
+    }
+
+    pub(super) fn core_dump(&mut self, id: ChildId, is_written: bool, now: Ns) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        let Phase::Aborting { since, deadline, asked_for_core, .. } = &mut child.phase else { return };
+        if !std::mem::take(asked_for_core) {
+            return;
+        }
+        if is_written {
+            *deadline = (now + ABORT_TIMEOUT).min((*since + CORE_TIMEOUT).max(now + CORE_ANSWER));
+        } else {
+            self.kill_aborted(id);
+        }
+    }
+
+    /// Starts the one standby that a suspect's slot needs next.
+    pub(super) fn repair_suspects(&mut self, now: Ns) {
+        if self.plan.watchdog != Watchdog::Enforce {
+            return;
+        }
+        let boots = |slot: &Slot| slot.standby.is_some() && self.is_suspect(slot.primary);
+        if self.slots.values().any(boots) {
+            return;
+        }
+        let due = |slot: &Slot| {
+            self.is_suspect(slot.primary)
+                && slot.standby.is_none()
+                && slot.retiring.is_none()
+                && slot.replace.not_before() <= now
+        };
+        let Some(id) = self.slots.iter().find(|(_, slot)| due(slot)).map(|(id, _)| *id) else { return };
+        let standby = self.spawn_worker(id, now);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.standby = standby;
+        }
+    }
+
+    /// Moves every verdict on that time and guards allow to move.
+    pub(super) fn pursue_suspects(&mut self, now: Ns) {
+        let suspects: Vec<ChildId> =
+            self.children.iter().filter(|(_, child)| child.suspicion.is_some()).map(|(id, _)| *id).collect();
+        for id in suspects {
+            let Some(child) = self.children.get_mut(&id).filter(|child| child.may_be_suspected()) else {
+                continue;
+            };
+            let Some(suspicion) = &mut child.suspicion else { continue };
+            match suspicion.step {
+                Step::Doubted { again_at } if again_at <= now => {
+                    suspicion.step = Step::Confirming;
+                    let verdict = suspicion.verdict;
+                    self.out.push(Action::Confirm(id, verdict));
+                }
+                Step::Condemned { since } => self.execute(id, since, now),
+                Step::Reporting { deadline } if deadline <= now => self.reported(id, now),
+                _ => {}
+            }
+        }
+    }
+
+    /// Begins the end of a worker whose verdict is confirmed, unless a guard holds it.
+    fn execute(&mut self, id: ChildId, since: Ns, now: Ns) {
+        let reports = self.children.values().filter(|child| child.is_reported()).count();
+        let guard = self.children.get(&id).and_then(|child| self.guard(id, child, since, now));
+        let Some(child) = self.children.get_mut(&id) else { return };
+        let (Role::Worker { slot, .. }, Some(suspicion)) = (child.role, &mut child.suspicion) else { return };
+        let verdict = suspicion.verdict;
+        if let Some(guard) = guard {
+            if suspicion.held_by.replace(guard) != Some(guard) {
+                self.log(Fact::Held(id, slot, verdict, guard));
+            }
+            return;
+        }
+        if reports >= REPORTS_AT_ONCE {
+            return;
+        }
+        suspicion.step = Step::Reporting { deadline: now + REPORT_TIMEOUT };
+        if verdict.is_guarded() {
+            self.last_guarded_kill = Some(now);
+        }
+        self.out.push(Action::Report { child: id, verdict, enforced: true });
+    }
+
+    fn guard(&self, id: ChildId, child: &Child, since: Ns, now: Ns) -> Option<Guard> {
+        let verdict = child.suspicion.as_ref()?.verdict;
+        let is_only_one = self.slots.values().any(|slot| slot.primary == Some(id) && slot.retiring.is_none());
+        let may_wait = verdict.loop_turns() || now < since + self.plan.boot_timeout;
+        if is_only_one && may_wait {
+            return Some(Guard::NoStandby);
+        }
+        if !verdict.is_guarded() {
+            return None;
+        }
+        let recent = self.guarded.iter().filter(|at| now < **at + MAJORITY_WINDOW).count();
+        if recent >= 2 && 2 * recent > self.target as usize {
+            return Some(Guard::Majority);
+        }
+        let is_early = self.last_guarded_kill.is_some_and(|last| now < last + self.plan.kill_interval);
+        is_early.then_some(Guard::Interval)
+    }
+
+    /// The primary of a slot has a claim against it that counts.
+    pub(super) fn is_suspect(&self, child: Option<ChildId>) -> bool {
+        self.plan.watchdog == Watchdog::Enforce
+            && child.and_then(|id| self.children.get(&id)).is_some_and(|child| {
+                child.suspicion.is_some() && matches!(child.phase, Phase::Running { .. })
+            })
+    }
+
+    /// When time alone moves a verdict on.
+    pub(super) fn suspicion_deadlines(&self) -> impl Iterator<Item = Ns> {
+        let interval = self.last_guarded_kill.map(|last| last + self.plan.kill_interval);
+        let majority = self.guarded.iter().map(|at| at + MAJORITY_WINDOW);
+        let steps = self.children.values().filter_map(|child| child.suspicion.as_ref());
+        let steps = steps.filter_map(|suspicion| match suspicion.step {
+            Step::Doubted { again_at } => Some(again_at),
+            Step::Reporting { deadline } => Some(deadline),
+            Step::Condemned { since } => Some(since + self.plan.boot_timeout),
+            Step::Suspected | Step::Confirming | Step::Observed => None,
+        });
+        steps.chain(interval).chain(majority)
+    }
+
+    /// Lets the kernel choose among the slots that may get new connections; says so only when that changes. A slot that
+    /// goes away must not be chosen; one of a suspect should not, while there is another.
+    pub(super) fn steer_group(&mut self) {
+        let retiring = |slot: &Slot| slot.retiring.is_some();
+        let either = |slot: &Slot| retiring(slot) || self.is_suspect(slot.primary);
+        let wanted = self.all_but(either).or_else(|| self.all_but(retiring));
+        if wanted == self.steered {
+            return;
+        }
+        self.steered.clone_from(&wanted);
+        self.out.push(wanted.map_or(Action::Unsteer, Action::Steer));
+    }
+
+    /// The indexes of all slots but these; none when that is all of them, or nobody.
+    fn all_but(&self, away: impl Fn(&Slot) -> bool) -> Option<Vec<u32>> {
+        let closed_to = self.slots.iter().filter(|(_, slot)| slot.open && away(slot)).map(|(id, _)| *id);
+        let closed_to: Vec<SlotId> = closed_to.collect();
+        Some(self.group.without(&closed_to)).filter(|rest| !closed_to.is_empty() && !rest.is_empty())
+    }
+
+    /// The verdict against one suspect, for people.
+    pub(super) fn suspect_slot(&self) -> Option<(SlotId, Verdict)> {
+        self.children.values().find_map(|child| match (child.role, &child.suspicion) {
+            (Role::Worker { slot, .. }, Some(suspicion)) => Some((slot, suspicion.verdict)),
+            _ => None,
+        })
+    }
+}

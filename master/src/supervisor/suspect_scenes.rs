@@ -1,0 +1,231 @@
+//! Scenes of the watchdog: what a claim leads to, step by step.
+
+use super::scenes::{count, happened, serving, spawns, worker};
+use super::world::{BOOT, KILL_INTERVAL, World, plan};
+use super::{
+    Action, ChildId, ChildSignal, Claim, Confirmation, Event, Fact, Guard, Kill, Order, RecycleReason,
+    SECOND, Stage, Verdict, Watchdog,
+};
+
+fn suspect(world: &mut World, child: ChildId, verdict: Verdict) {
+    world.claim(child, Some(Claim { verdict, stage: Stage::Suspect }));
+}
+
+fn fire(world: &mut World, child: ChildId, verdict: Verdict) {
+    world.claim(child, Some(Claim { verdict, stage: Stage::Fired }));
+}
+
+fn aborted(world: &World, child: ChildId) -> bool {
+    happened(world, &Action::Signal(child, ChildSignal::Abort))
+}
+
+fn assert_no_breach(world: &World) {
+    assert_eq!(world.breaches, [] as [(&str, String); 0]);
+}
+
+#[test]
+fn a_spin_is_steered_around_gets_a_standby_steps_aside_and_dies_reported() {
+    let mut world = serving(2);
+    let spinner = worker(&world, 0);
+    suspect(&mut world, spinner, Verdict::Spin);
+    assert_eq!(world.steering, Some(vec![1]), "new clients go to the other slot");
+    assert!(happened(&world, &Action::Accuse(spinner, Verdict::Spin)));
+    assert_eq!(spawns(&world), 1, "no token is needed");
+    world.boot_all();
+    assert!(happened(&world, &Action::SendStepAside(spinner)));
+    assert_eq!((world.steering.clone(), world.serving()), (None, 2));
+    fire(&mut world, spinner, Verdict::Spin);
+    let report = Action::Report { child: spinner, verdict: Verdict::Spin, enforced: true };
+    let at = |wanted: &Action| world.log.iter().position(|action| action == wanted).expect("it happened");
+    let abort = Action::Signal(spinner, ChildSignal::Abort);
+    assert!(at(&Action::Confirm(spinner, Verdict::Spin)) < at(&report) && at(&report) < at(&abort));
+    assert!(happened(&world, &Action::CountKill(Kill::Watchdog(Verdict::Spin))));
+    world.advance(SECOND);
+    assert!(!happened(&world, &Action::CountCrash), "a kill of ours is no crash");
+    assert_eq!(world.serving(), 2);
+    assert_no_breach(&world);
+}
+
+#[test]
+fn nobody_dies_before_its_standby_is_ready_and_16_spinners_all_go_one_after_another() {
+    let mut world = serving(16);
+    let spinners: Vec<ChildId> = (0..16).map(|slot| worker(&world, slot)).collect();
+    for spinner in &spinners {
+        suspect(&mut world, *spinner, Verdict::Spin);
+    }
+    assert_eq!((spawns(&world), world.steering.clone()), (1, None), "one standby boots; everybody is as bad");
+    for spinner in &spinners {
+        fire(&mut world, *spinner, Verdict::Spin);
+        assert!(!aborted(&world, *spinner));
+    }
+    for gone in 1..=16 {
+        world.boot_all_once();
+        assert!(world.serving() >= 16, "{} serve", world.serving());
+        let died = spinners.iter().filter(|spinner| aborted(&world, **spinner)).count();
+        assert_eq!(died, gone, "with no pause between");
+    }
+    assert!(
+        !world.log.iter().any(|action| matches!(action, Action::Log(Fact::Held(_, _, _, Guard::Majority))))
+    );
+    assert_no_breach(&world);
+}
+
+#[test]
+fn a_suspicion_that_is_taken_back_costs_a_graceful_replacement_at_most() {
+    let mut world = serving(2);
+    let (early, late) = (worker(&world, 0), worker(&world, 1));
+    suspect(&mut world, early, Verdict::StallCpu);
+    world.claim(early, None);
+    assert_eq!(world.steering, None);
+    world.boot_all();
+    assert!(happened(&world, &Action::SendDrain(early)), "its standby had begun and takes over");
+    suspect(&mut world, late, Verdict::StallCpu);
+    world.boot_all();
+    world.claim(late, None);
+    assert!(happened(&world, &Action::SendDrain(late)) && happened(&world, &Action::SendStepAside(late)));
+    let replaced = Action::CountRecycle(RecycleReason::Suspect);
+    assert_eq!(count(&world, |action| *action == replaced), 2);
+    assert!(!aborted(&world, early) && !aborted(&world, late));
+    assert_no_breach(&world);
+}
+
+#[test]
+fn what_the_world_outside_denies_twice_is_not_killed() {
+    let mut world = serving(1);
+    let worker = worker(&world, 0);
+    world.confirmation = Confirmation::No;
+    fire(&mut world, worker, Verdict::Spin);
+    world.boot_all();
+    world.advance(4 * SECOND);
+    assert!(!happened(&world, &Action::SendDrain(worker)), "asked once more first");
+    world.advance(2 * SECOND);
+    assert!(happened(&world, &Action::CountSpared(Verdict::Spin)) && !aborted(&world, worker));
+    assert!(happened(&world, &Action::SendDrain(worker)), "its standby serves, so it leaves in peace");
+    assert_no_breach(&world);
+}
+
+#[test]
+fn a_process_that_somebody_stopped_is_left_alone_until_it_runs() {
+    let mut world = serving(1);
+    let worker = worker(&world, 0);
+    world.confirmation = Confirmation::Stopped;
+    fire(&mut world, worker, Verdict::Silent);
+    world.boot_all();
+    world.advance(3600 * SECOND);
+    let noted = |action: &Action| matches!(action, Action::Log(Fact::Stopped(..)));
+    assert_eq!((count(&world, noted), aborted(&world, worker), world.serving()), (1, false, 1));
+    world.claim(worker, None);
+    assert!(happened(&world, &Action::SendDrain(worker)));
+    assert_no_breach(&world);
+}
+
+#[test]
+fn blocked_workers_die_at_intervals_and_not_while_most_are_blocked() {
+    let mut world = serving(4);
+    let workers: Vec<ChildId> = (0..4).map(|slot| worker(&world, slot)).collect();
+    for blocked in &workers[..2] {
+        fire(&mut world, *blocked, Verdict::StallBlocked);
+    }
+    world.boot_all();
+    world.boot_all();
+    let dead = |world: &World| workers.iter().filter(|worker| aborted(world, **worker)).count();
+    assert_eq!(dead(&world), 1);
+    world.advance(KILL_INTERVAL - SECOND);
+    assert_eq!(dead(&world), 1);
+    world.advance(2 * SECOND);
+    assert_eq!(dead(&world), 2);
+    // Both were blocked within the last minute; with two more most workers were.
+    fire(&mut world, workers[2], Verdict::StallBlocked);
+    world.boot_all();
+    world.advance(KILL_INTERVAL - 3 * SECOND);
+    assert_eq!(dead(&world), 2);
+    world.advance(4 * SECOND);
+    assert_eq!(dead(&world), 3, "the first two verdicts are over a minute old");
+    assert!(
+        world.log.iter().any(|action| matches!(action, Action::Log(Fact::Held(_, _, _, Guard::Majority))))
+    );
+    assert_no_breach(&world);
+}
+
+#[test]
+fn a_stalled_worker_without_a_standby_dies_after_the_boot_timeout_and_a_spinning_one_serves_on() {
+    for (verdict, dies) in [(Verdict::StallCpu, true), (Verdict::Spin, false)] {
+        let mut world = serving(1);
+        let worker = worker(&world, 0);
+        fire(&mut world, worker, verdict);
+        world.advance(BOOT - SECOND);
+        assert!(!aborted(&world, worker));
+        world.advance(4 * SECOND);
+        assert_eq!(aborted(&world, worker), dies, "{verdict:?}");
+    }
+}
+
+#[test]
+fn observing_reports_and_touches_nobody() {
+    let mut world = serving(1);
+    let worker = worker(&world, 0);
+    world.event(Event::Order(Order::Reload));
+    let observe = super::Plan { watchdog: Watchdog::Observe, ..plan(1) };
+    world.event(Event::SettingsAccepted { plan: observe, migrate: false });
+    world.boot_all();
+    let observed = super::scenes::worker(&world, 0);
+    assert_ne!(worker, observed);
+    world.log.clear();
+    fire(&mut world, observed, Verdict::Spin);
+    world.advance(60 * SECOND);
+    assert!(happened(&world, &Action::Report { child: observed, verdict: Verdict::Spin, enforced: false }));
+    assert_eq!((spawns(&world), aborted(&world, observed), world.steering.clone()), (0, false, None));
+}
+
+#[test]
+fn a_draining_worker_that_spins_dies_for_that() {
+    let mut world = serving(2);
+    let spinner = worker(&world, 0);
+    world.event(Event::WantRecycle(spinner, RecycleReason::MaxRequests));
+    world.boot_all();
+    assert!(happened(&world, &Action::SendDrain(spinner)));
+    fire(&mut world, spinner, Verdict::Spin);
+    assert!(aborted(&world, spinner) && spawns(&world) == 1, "its successor serves already");
+    assert_no_breach(&world);
+}
+
+#[test]
+fn a_report_that_hangs_and_a_worker_that_survives_the_abort_are_bounded() {
+    let mut world = serving(1);
+    let worker = worker(&world, 0);
+    suspect(&mut world, worker, Verdict::StallCpu);
+    world.boot_all();
+    world.reports_hang = true;
+    fire(&mut world, worker, Verdict::StallCpu);
+    assert!(!aborted(&world, worker));
+    world.advance(8 * SECOND);
+    assert!(aborted(&world, worker), "the report is given up");
+    world.advance(70 * SECOND);
+    assert!(happened(&world, &Action::QueryCoreDump(worker)));
+    assert!(happened(&world, &Action::Signal(worker, ChildSignal::Kill)));
+    assert_no_breach(&world);
+}
+
+#[test]
+fn a_suspect_ends_with_everybody_else() {
+    let mut world = serving(2);
+    let spinner = worker(&world, 0);
+    suspect(&mut world, spinner, Verdict::Spin);
+    world.boot_all();
+    world.terminate();
+    assert!(happened(&world, &Action::SendRetire(spinner)) && world.exit.is_some_and(|(code, _)| code == 0));
+    assert_no_breach(&world);
+}
+
+#[test]
+fn a_worker_that_dies_unasked_is_reported_from_its_row_before_that_is_freed() {
+    let mut world = serving(1);
+    let worker = worker(&world, 0);
+    world.exit(worker, false);
+    let read = world
+        .log
+        .iter()
+        .position(|action| matches!(action, Action::ReportDeath(child, _) if *child == worker));
+    let freed = world.log.iter().position(|action| matches!(action, Action::FreeRow(_)));
+    assert!(read.is_some() && read < freed, "{:?}", world.log);
+}
