@@ -282,6 +282,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_client_is_told_can_be_asked() {
+        let known = serde_json::from_str::<Vec<Request>>(&format!("[{KNOWN}]")).expect("requests");
+        assert_eq!(known, [Request::Status, Request::Why { slot: 0 }]);
+        for other in
+            [r#"{"command":"why"}"#, r#"{"command":"why","slot":-1}"#, r#"{"command":"why","slot":"0"}"#]
+        {
+            assert!(serde_json::from_str::<Request>(other).is_err(), "{other}");
+        }
+    }
+
+    #[test]
     fn a_path_may_be_longer_than_an_address_of_a_socket() {
         let dir = tempfile::tempdir().expect("dir");
         let deep = dir.path().join("d".repeat(200));

@@ -312,11 +312,12 @@ pub mod tests {
         let inside = Inside { tasks_total: 9, ..Inside::default() };
         let good = serde_json::to_vec(&inside).expect("json");
         assert_eq!(read_inside(sealed(&good)), inside);
-        let open = memfd::fixed_size("test", 64).expect("memfd");
+        let open = memfd::fixed_size("test", good.len() as u64).expect("memfd");
+        nix::unistd::write(&open, &good).expect("write");
         let pipe = std::io::pipe().expect("pipe").0;
         let file = tempfile::tempfile().expect("file");
         file.set_len(64).expect("length");
-        let large = vec![b' '; MAX_INSIDE as usize + 1];
+        let large = [good.clone(), vec![b' '; MAX_INSIDE as usize]].concat();
         for (name, fd) in [
             ("none", None),
             ("empty", sealed(b"")),
