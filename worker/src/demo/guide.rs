@@ -1,6 +1,7 @@
 //! What the user of `forkgate demo` reads: where things are, a line to paste, how to stop.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -17,6 +18,8 @@ pub struct Guide {
     pub token: String,
     /// The tool that the example calls, by its name at the federated endpoint.
     pub tool: String,
+    /// Where `forkgate ctl` finds the master.
+    pub ctl_socket: PathBuf,
     /// Process id of the master.
     pub pid: u32,
 }
@@ -53,14 +56,19 @@ impl Guide {
 
     /// One line for programs.
     pub fn json(&self) -> String {
-        json!({ "mcp_url": self.mcp_url(), "token": self.token, "admin_url": self.admin_url(), "pid": self.pid })
-            .to_string()
+        let ctl_socket = self.ctl_socket.display().to_string();
+        json!({
+            "mcp_url": self.mcp_url(), "token": self.token, "admin_url": self.admin_url(), "ctl_socket": ctl_socket,
+            "pid": self.pid
+        })
+        .to_string()
     }
 
     /// A page for people.
     pub fn text(&self) -> String {
         let Guide { token, pid, .. } = self;
         let (mcp, admin, call) = (self.mcp_url(), self.admin_url(), self.curl());
+        let socket = self.ctl_socket.display();
         let api = format!("http://{}/v1", self.main);
         format!(
             "\n\
@@ -78,6 +86,7 @@ impl Guide {
              \x20              both with the header  Authorization: Bearer <token>\n\
              Status         {admin}/status\n\
              Metrics        {admin}/metrics\n\
+             Workers        forkgate ctl status --socket {socket}\n\
              \n\
              Stop it with Ctrl-C here, or with  kill {pid} ; nothing stays behind.\n"
         )
@@ -111,6 +120,7 @@ mod tests {
             admin: "127.0.0.1:4445".parse().expect("address"),
             token: "a.b.c".to_owned(),
             tool: "demo__echo".to_owned(),
+            ctl_socket: "/tmp/demo/ctl.sock".into(),
             pid: 7,
         }
     }
@@ -119,7 +129,8 @@ mod tests {
     fn programs_get_one_line() {
         let line = guide().json();
         let want = json!({
-            "mcp_url": "http://127.0.0.1:4444/mcp", "token": "a.b.c", "admin_url": "http://127.0.0.1:4445", "pid": 7
+            "mcp_url": "http://127.0.0.1:4444/mcp", "token": "a.b.c", "admin_url": "http://127.0.0.1:4445",
+            "ctl_socket": "/tmp/demo/ctl.sock", "pid": 7
         });
         assert_eq!(serde_json::from_str::<Value>(&line).expect("json"), want);
         assert!(!line.contains('\n'));

@@ -101,6 +101,7 @@ async fn show(settings: &Settings, json: bool, master_pid: u32) -> Result<(), De
         admin: reachable(settings.admin_bind),
         token,
         tool: prefixed(NAME, &settings.tool_name_separator, "echo"),
+        ctl_socket: settings.state_dir.join("ctl.sock"),
         pid: master_pid,
     };
     check(&client, &guide.tool).await?;
