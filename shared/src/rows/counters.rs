@@ -118,7 +118,8 @@ pub struct Counters {
     pub status: [AtomicU64; 5],
     /// The same requests as `requests`, by [`RequestEra`], [`METHODS`] and [`RequestOutcome`].
     pub requests_by: RequestsBy,
-    /// From a request's head to the last byte of its answer, without the time that an upstream had it. Streams excluded.
+    /// From a request's first byte to the last byte of its answer, without the time that an upstream had it. Only requests
+    /// of MCP that were answered whole: no streams, no calls that their upstream did not answer.
     pub own_time: Histogram,
     /// Calls by upstream (interned index, see the catalog) and [`Outcome`].
     pub upstream: Upstreams,
@@ -169,6 +170,13 @@ impl Counters {
     /// Counts a call to the upstream with this interned index.
     pub fn count_upstream(&self, upstream: usize, outcome: Outcome) {
         self.upstream.0[upstream.min(UPSTREAMS - 1)][outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Adds all of `other` to this.
+    pub fn add_all(&self, other: &Counters) {
+        for (total, cell) in self.cells().zip(other.cells()) {
+            total.fetch_add(cell.load(Relaxed), Relaxed);
+        }
     }
 
     pub(super) fn cells(&self) -> impl Iterator<Item = &AtomicU64> {

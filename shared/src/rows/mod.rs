@@ -111,6 +111,12 @@ pub struct Row {
     pub streams: AtomicU64,
     /// The number of requests at which this worker asks to be replaced; 0 = never.
     pub request_limit: AtomicU64,
+    /// Most client connections on the main port; beyond them clients wait in the accept queue.
+    pub connection_limit: AtomicU64,
+    /// Calls that run on although their client has left, as of the last heartbeat.
+    pub abandoned_calls: AtomicU64,
+    /// Most of these; further calls of that kind are refused meanwhile.
+    pub abandoned_limit: AtomicU64,
     /// Open connections to upstreams, by interned index.
     pub upstream_connections: UpstreamGauges,
     /// What the watchdog thread writes.
@@ -322,11 +328,24 @@ impl Rows {
             &row.in_flight,
             &row.streams,
             &row.request_limit,
+            &row.connection_limit,
+            &row.abandoned_calls,
+            &row.abandoned_limit,
         ]);
         clear(&row.upstream_connections.0);
         clear(row.counters.cells());
         clear(row.in_flight_ring.iter().map(|entry| &entry.started_ns));
         row.evidence.clear();
+    }
+
+    /// All totals over the base and the rows, of one moment; see [`Rows::read_whole`].
+    pub fn totals(&self) -> Box<Counters> {
+        self.read_whole(|| {
+            let totals = Box::<Counters>::default();
+            totals.add_all(&self.base().counters);
+            self.iter().for_each(|row| totals.add_all(&row.counters));
+            totals
+        })
     }
 
     /// A total over the base and all rows of one counter, picked by `counter`; see [`Rows::read_whole`].
@@ -367,6 +386,7 @@ mod tests {
         assert_eq!((rows.total(requests), rows.total(timeouts)), (5, 1));
         rows.fold(3);
         assert_eq!((rows.total(requests), rows.total(timeouts)), (5, 1));
+        assert_eq!((requests(&rows.totals()), timeouts(&rows.totals())), (5, 1));
         assert_eq!(rows.row(3).counters.requests.load(Relaxed), 0);
     }
 

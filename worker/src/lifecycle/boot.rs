@@ -22,6 +22,7 @@ use nix::sys::signal::SigSet;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use super::calls::MOST_ABANDONED;
 use super::control::{self, Control};
 use super::drain::{self, Doors};
 use super::inherited::Inherited;
@@ -196,6 +197,9 @@ async fn open_and_serve(
     let settings = &gateway.settings;
     let (line, orders, _report_orders) =
         gateway.control.listener(signals, settings.orphan_timeout).doing("listening to the master")?;
+    let row = gateway.row();
+    row.connection_limit.store(places as u64, Relaxed);
+    row.abandoned_limit.store(MOST_ABANDONED as u64, Relaxed);
     let (accepting, _) = watch::channel(Accepting::Open);
     let mut loops = Vec::new();
     for (port, fd, places) in [(Port::Main, listener, places), (Port::Admin, admin_listener, ADMIN_ROOM)] {

@@ -52,6 +52,11 @@ impl DetachedCalls {
         Ok(Rc::new(DetachedCall { registry: Rc::clone(self), key }))
     }
 
+    /// How many there are whose clients have left.
+    pub fn abandoned(&self) -> usize {
+        self.abandoned.get()
+    }
+
     /// Resolves when there is none. Only sensible once none begins any more.
     pub async fn all_over(&self) {
         loop {

@@ -40,6 +40,7 @@ async fn heartbeat(gateway: Shared) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         gateway.row().heartbeat_ns.store(monotonic_ns(), Relaxed);
+        gateway.row().abandoned_calls.store(gateway.lifecycle.calls().abandoned() as u64, Relaxed);
         ticks.tick().await;
     }
 }
