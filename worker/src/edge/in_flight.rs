@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
@@ -17,6 +18,7 @@ use super::serve::{Edge, Port};
 use crate::body::Body;
 use crate::lifecycle::{recycle, task};
 use crate::net::activity::{Activity, LABEL};
+use crate::observe::note::{Note, RequestEnd};
 
 const _: () = assert!(IN_FLIGHT == u32::BITS as usize, "one bit per entry of the ring");
 
@@ -24,10 +26,15 @@ const _: () = assert!(IN_FLIGHT == u32::BITS as usize, "one bit per entry of the
 pub(super) struct InFlight {
     edge: Rc<Edge>,
     activity: Rc<Activity>,
-    /// Its entry in the row's ring; none when the ring is full.
-    entry: Option<usize>,
+    started_ns: u64,
+    /// What the protocol says of it.
+    note: Rc<Note>,
     /// False for probes, which nobody counts, and for the admin port.
     counts: bool,
+    /// Of the answer, once there is one.
+    status: Option<u16>,
+    /// Something of the answer was taken, or there is nothing to take.
+    has_begun: bool,
     is_stream: bool,
 }
 
@@ -40,6 +47,7 @@ impl InFlight {
         if counts {
             row.in_flight.fetch_add(1, Relaxed);
         }
+        // The ring may be full.
         let free = gateway.lifecycle.free_ring_entries.get();
         let entry = (free != 0).then(|| free.trailing_zeros() as usize);
         if let Some(index) = entry {
@@ -52,7 +60,22 @@ impl InFlight {
             cells.object.set(path);
             cells.started_ns.store(started_ns, Relaxed);
         }
-        InFlight { edge: Rc::clone(edge), activity: Rc::clone(activity), entry, counts, is_stream: false }
+        InFlight {
+            edge: Rc::clone(edge),
+            activity: Rc::clone(activity),
+            started_ns,
+            note: Rc::new(Note::new(Arc::clone(&gateway.rows), gateway.row_index, entry)),
+            counts,
+            status: None,
+            // To HEAD no byte of a body is sent.
+            has_begun: method == Method::HEAD,
+            is_stream: false,
+        }
+    }
+
+    /// Where it is noted what the request is.
+    pub(super) fn note(&self) -> &Rc<Note> {
+        &self.note
     }
 
     /// This is a probe: it is served, and no more.
@@ -70,6 +93,8 @@ impl InFlight {
                 counter.fetch_add(1, Relaxed);
             }
         }
+        self.status = Some(response.status().as_u16());
+        self.has_begun |= matches!(response.body(), Body::Empty);
         if matches!(response.body(), Body::Stream(_)) {
             self.is_stream = true;
             row.streams.fetch_add(1, Relaxed);
@@ -79,13 +104,13 @@ impl InFlight {
         if draining {
             head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Response::from_parts(head, Answer { body, _in_flight: self })
+        Response::from_parts(head, Answer { body, in_flight: self })
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.activity.answer_complete();
+        let ended_ns = self.activity.answer_complete();
         let gateway = self.edge.gateway();
         let row = gateway.row();
         if self.edge.port() == Port::Main {
@@ -94,13 +119,20 @@ impl Drop for InFlight {
         if self.is_stream {
             row.streams.fetch_sub(1, Relaxed);
         }
-        if let Some(index) = self.entry {
+        if let Some(index) = self.note.leave_ring() {
             row.in_flight_ring[index].started_ns.store(0, Relaxed);
             let free = &gateway.lifecycle.free_ring_entries;
             free.set(free.get() | 1 << index);
         }
         if self.counts {
             task::worked(1);
+            let end = match self.status.filter(|_| self.has_begun) {
+                Some(status) => RequestEnd::Answered(status),
+                None if std::thread::panicking() => RequestEnd::Panicked,
+                None => RequestEnd::Abandoned,
+            };
+            let total_ns = ended_ns.filter(|_| !self.is_stream);
+            self.note.count(end, total_ns.map(|ended_ns| ended_ns.saturating_sub(self.started_ns)));
             recycle::count_request(gateway);
         }
     }
@@ -109,7 +141,7 @@ impl Drop for InFlight {
 /// An answer's body, and the request that it ends.
 pub(super) struct Answer {
     body: Body,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 impl http_body::Body for Answer {
@@ -120,7 +152,9 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.in_flight.has_begun |= frame.is_ready();
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -33,6 +33,7 @@ use crate::net::connection;
 use crate::net::io::{ByteCounters, ClientIo};
 use crate::net::open::Registered;
 use crate::observe;
+use crate::observe::note::{Kind, Note};
 use crate::observe::throttle::Throttle;
 use crate::{admin, answer, protocol};
 
@@ -172,12 +173,12 @@ async fn handle(
             in_flight.is_probe();
             probe(&edge, &route, &head)
         }
-        Some(Route::Mcp(endpoint)) => {
-            mcp(&edge, endpoint, head, &mut body).await.unwrap_or_else(|refusal| refusal.answer(Reader::Mcp))
-        }
-        Some(Route::Api(route)) => {
-            api(&edge, route, head, &mut body).await.unwrap_or_else(|refusal| refusal.answer(Reader::Rest))
-        }
+        Some(Route::Mcp(endpoint)) => mcp(&edge, endpoint, head, &mut body, in_flight.note())
+            .await
+            .unwrap_or_else(|refusal| refusal.answer(Reader::Mcp)),
+        Some(Route::Api(route)) => api(&edge, route, head, &mut body, in_flight.note())
+            .await
+            .unwrap_or_else(|refusal| refusal.answer(Reader::Rest)),
         Some(route @ (Route::Status | Route::Metrics)) => {
             observed(&edge, &route, &head).unwrap_or_else(|refusal| refusal.answer(Reader::Rest))
         }
@@ -230,9 +231,12 @@ async fn mcp(
     endpoint: Endpoint,
     head: Parts,
     body: &mut Option<Incoming>,
+    note: &Rc<Note>,
 ) -> Result<Response<Body>, Refusal> {
+    protocol::identify(&head, note);
     edge.hosts.check(&head)?;
     let principal = edge.authenticate(&head)?;
+    note.caller(&principal.subject);
     let object = match &endpoint {
         Endpoint::Federated => Object::Gateway,
         Endpoint::Server(id) => Object::Server(id),
@@ -249,7 +253,7 @@ async fn mcp(
         return Err(Refusal::NoSuchMethod(routes::MCP_METHODS));
     };
     // Boxed: a connection that is idle does not hold the memory of a handler.
-    Ok(Box::pin(protocol::serve(&edge.gateway, endpoint, principal, head, body)).await)
+    Ok(Box::pin(protocol::serve(&edge.gateway, endpoint, principal, head, body, note)).await)
 }
 
 async fn api(
@@ -257,9 +261,12 @@ async fn api(
     route: admin::ApiRoute,
     mut head: Parts,
     body: &mut Option<Incoming>,
+    note: &Note,
 ) -> Result<Response<Body>, Refusal> {
+    note.kind(Kind::Api);
     edge.hosts.check(&head)?;
     let principal = edge.authenticate(&head)?;
+    note.caller(&principal.subject);
     let (action, what) = match head.method {
         Method::GET | Method::HEAD => (Action::Read, "reading the registry"),
         Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {

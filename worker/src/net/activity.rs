@@ -118,11 +118,13 @@ impl Activity {
         self.since_ns.get()
     }
 
-    /// The answer's body is complete.
-    pub fn answer_complete(&self) {
-        if self.phase.get() == Phase::Request {
-            self.enter(Phase::Flushing);
+    /// The answer's body is complete. Gives the time now (monotonic nanoseconds), unless the connection had ended before.
+    pub fn answer_complete(&self) -> Option<u64> {
+        if self.phase.get() != Phase::Request {
+            return None;
         }
+        self.enter(Phase::Flushing);
+        Some(self.since_ns.get())
     }
 
     /// Everything written so far is in the socket.

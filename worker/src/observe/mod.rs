@@ -1,6 +1,7 @@
 //! What operators see: `/status` and `/metrics`. Every worker renders the numbers of all, from shared memory.
 
 mod metrics;
+pub mod note;
 pub mod throttle;
 
 use forkgate_shared::status::Status;

@@ -129,6 +129,7 @@ pub async fn forward<G: Ground>(
         log_level: caller.log_level,
         upstream: target.upstream.clone(),
     };
+    reading.note.upstream(target.upstream.index);
     let arguments = params.and_then(|params| params.object.get("arguments"));
     let build = |upstream_era: &UpstreamEra, id: u64| Built {
         body: Bytes::from(plan.request(envelope, params, &target.name, upstream_era, id)),

@@ -42,6 +42,7 @@ pub async fn post<G: Ground>(
     head: &HeaderMap,
     envelope: &Envelope<'_>,
     body: &Bytes,
+    reading: Reading,
 ) -> Response<Body> {
     let (id, is_tool_call) = match &envelope.message {
         Message::Request { id, method } => (Some(id.get()), method == "tools/call"),
@@ -52,14 +53,15 @@ pub async fn post<G: Ground>(
             initialize(&**ground, endpoint, principal, envelope, id.get())
         }
         Message::Request { id, method } => {
-            request(ground, endpoint, principal, head, envelope, body, id.get(), method).await
+            let own = reading.clone();
+            request(ground, endpoint, principal, head, envelope, body, id.get(), method, own).await
         }
         // `initialized`, `cancelled`, answers to what was never asked: nothing to do, nothing to say.
         Message::Notification { .. } | Message::Response { .. } => {
             session(&**ground, principal, head).map(|_| answer::empty(StatusCode::ACCEPTED))
         }
     };
-    answered.unwrap_or_else(|failure| failure.respond(Era::Legacy, id, is_tool_call))
+    answered.unwrap_or_else(|failure| reading.refuse(&failure, Era::Legacy, id, is_tool_call))
 }
 
 fn initialize<G: Ground>(
@@ -104,6 +106,7 @@ async fn request<G: Ground>(
     body: &Bytes,
     id: &str,
     method: &str,
+    reading: Reading,
 ) -> Result<Response<Body>, Failure> {
     let session = session(&**ground, principal, head)?;
     if let Some(forwarded) = Forwarded::from_method(method) {
@@ -117,11 +120,7 @@ async fn request<G: Ground>(
                 log_level: Some(ground.sessions().log_level(&session)).filter(|level| *level > 0),
                 version: Some(session.facts.version.into()),
             },
-            reading: Reading {
-                takes_events: forward::takes_events(head),
-                keepalive: ground.settings().sse_keepalive_interval,
-                detached: None,
-            },
+            reading,
         };
         return detached(ground, call, id).await;
     }
@@ -160,18 +159,21 @@ async fn detached<G: Ground>(ground: &Rc<G>, mut call: Call, id: &str) -> Result
     let reading = call.reading.clone();
     call.reading.detached = Some(running);
     let (sender, answer) = oneshot::channel();
+    let note = Rc::clone(&reading.note);
     let (id, is_tool_call): (Box<str>, _) = (id.into(), call.method == Forwarded::ToolsCall);
     let ground = Rc::clone(ground);
     task::spawn("legacy call", async move {
+        note.worked_on_here();
         // Boxed: what is handed to the event loop is then small and cheap to move. If nobody waits any more, the call was
         // made all the same.
         let _ = sender.send(Box::pin(call.run(&ground)).await);
     });
+    let own = reading.clone();
     let answer = Box::pin(async move {
         let unanswered = |_| Err(Failure::Internal("the call ended without an answer".to_owned()));
         let answered = answer.await.unwrap_or_else(unanswered);
         waiting.over();
-        answered.unwrap_or_else(|failure| failure.respond(Era::Legacy, Some(&id), is_tool_call))
+        answered.unwrap_or_else(|failure| own.refuse(&failure, Era::Legacy, Some(&id), is_tool_call))
     });
     Ok(silence::bridge(answer, reading).await)
 }
@@ -198,6 +200,7 @@ impl Call {
         let envelope = Envelope::parse(&self.body).map_err(|error| Failure::Internal(error.to_string()))?;
         let params = Params::of(&envelope)?;
         let subject = forward::subject(self.method, params.as_ref())?;
+        self.reading.note.object(&subject);
         let target = forward::target(
             &**ground,
             &self.endpoint,

@@ -31,13 +31,15 @@ use forkgate_shared::settings::Settings;
 use http::{Method, Response};
 
 use self::answers::Offer;
-use self::envelope::{Envelope, Malformed};
+use self::envelope::{Envelope, Malformed, Message};
+use self::relay::Reading;
 use crate::auth::{self, Action, Object, Principal};
 use crate::body::Body;
 use crate::catalog::{Endpoint, View};
 use crate::failure::{Era, Failure};
 use crate::gateway::{Gateway, Shared};
 use crate::lifecycle::Lifecycle;
+use crate::observe::note::{Kind, Note};
 use crate::upstream::Upstreams;
 
 /// What MCP needs of the worker that it is served by.
@@ -90,6 +92,16 @@ impl Ground for Gateway {
     }
 }
 
+/// Notes what the head of a request on an MCP endpoint says of it.
+pub fn identify(head: &http::request::Parts, note: &Note) {
+    note.era(era::by_header(&head.headers));
+    if head.method == Method::GET {
+        note.kind(Kind::Stream);
+    } else if head.method == Method::DELETE {
+        note.kind(Kind::EndSession);
+    }
+}
+
 /// Answers a request on an MCP endpoint. Host, Origin, token, the right to use the endpoint and the size of the body
 /// have been checked.
 pub async fn serve(
@@ -98,8 +110,9 @@ pub async fn serve(
     principal: Rc<Principal>,
     head: http::request::Parts,
     body: Bytes,
+    note: &Rc<Note>,
 ) -> Response<Body> {
-    serve_on(gateway, endpoint, principal, head, body).await
+    serve_on(gateway, endpoint, principal, head, body, note).await
 }
 
 /// As [`serve`], on any ground.
@@ -109,12 +122,13 @@ pub async fn serve_on<G: Ground>(
     principal: Rc<Principal>,
     head: http::request::Parts,
     body: Bytes,
+    note: &Rc<Note>,
 ) -> Response<Body> {
     let headers = &head.headers;
     let header_era = era::by_header(headers);
     match head.method {
         Method::POST if header_era == Era::Modern => {
-            return modern::post(ground, endpoint, principal, head.headers, body).await;
+            return modern::post(ground, endpoint, principal, head.headers, body, note).await;
         }
         Method::POST => {}
         Method::GET if header_era == Era::Legacy => {
@@ -131,17 +145,30 @@ pub async fn serve_on<G: Ground>(
         Ok(envelope) => envelope,
         Err(malformed) => return malformed.into_failure().respond(header_era, None, false),
     };
+    note_message(&envelope.message, note);
     let params = envelope.object.object("params").filter(|_| !headers.contains_key(era::VERSION_HEADER));
     match era::classify(headers, &envelope.message, params.as_ref()) {
         // The header alone says modern, and was asked above.
-        Ok(_) => legacy::post(ground, &endpoint, &principal, headers, &envelope, &body).await,
+        Ok(_) => {
+            let reading = Reading::of(&**ground, headers, note);
+            legacy::post(ground, &endpoint, &principal, headers, &envelope, &body, reading).await
+        }
         Err(failure) => {
+            note.era(Era::Modern);
             let id = match &envelope.message {
-                envelope::Message::Request { id, .. } => Some(id.get()),
+                Message::Request { id, .. } => Some(id.get()),
                 _ => None,
             };
-            failure.respond(Era::Modern, id, false)
+            Reading::of(&**ground, headers, note).refuse(&failure, Era::Modern, id, false)
         }
+    }
+}
+
+fn note_message(message: &Message<'_>, note: &Note) {
+    match message {
+        Message::Request { method, .. } => note.method(method),
+        Message::Notification { .. } => note.kind(Kind::Notification),
+        Message::Response { .. } => note.kind(Kind::Response),
     }
 }
 

@@ -18,12 +18,13 @@ use super::levels;
 use super::params::Params;
 use super::relay::Reading;
 use super::rewrite::Forwarded;
-use super::{Ground, silence};
+use super::{Ground, note_message, silence};
 use crate::answer;
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::catalog::Endpoint;
 use crate::failure::{Era, Failure};
+use crate::observe::note::Note;
 use crate::revision::MODERN_VERSIONS;
 
 const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -36,9 +37,9 @@ pub async fn post<G: Ground>(
     principal: Rc<Principal>,
     head: HeaderMap,
     body: Bytes,
+    note: &Rc<Note>,
 ) -> Response<Body> {
-    let keepalive = ground.settings().sse_keepalive_interval;
-    let reading = Reading { takes_events: forward::takes_events(&head), keepalive, detached: None };
+    let reading = Reading::of(&**ground, &head, note);
     let ground = Rc::clone(ground);
     // Owns all that it needs, so that it can go on beside an event stream.
     let own = reading.clone();
@@ -58,6 +59,7 @@ async fn answer<G: Ground>(
         Ok(envelope) => envelope,
         Err(malformed) => return malformed.into_failure().respond(Era::Modern, None, false),
     };
+    note_message(&envelope.message, &reading.note);
     match &envelope.message {
         // What a modern notification may ask for (cancelling) is said by closing the stream.
         Message::Notification { .. } => match check_version_header(head) {
@@ -70,10 +72,10 @@ async fn answer<G: Ground>(
             failure.respond(Era::Modern, None, false)
         }
         Message::Request { id, method } => {
-            let answered =
-                request(ground, endpoint, principal, head, &envelope, reading, id.get(), method).await;
+            let own = reading.clone();
+            let answered = request(ground, endpoint, principal, head, &envelope, own, id.get(), method).await;
             answered.unwrap_or_else(|failure| {
-                failure.respond(Era::Modern, Some(id.get()), method == "tools/call")
+                reading.refuse(&failure, Era::Modern, Some(id.get()), method == "tools/call")
             })
         }
     }
@@ -105,6 +107,7 @@ async fn request<G: Ground>(
         headers::check_mirror(head, headers::NAME, name)?;
     }
     if let (Some(forwarded), Some(subject)) = (forwarded, &subject) {
+        reading.note.object(subject);
         let target = forward::target(&**ground, endpoint, principal, forwarded, params.as_ref(), subject)?;
         if forwarded == Forwarded::ToolsCall {
             let arguments = params.as_ref().and_then(|params| params.object.get("arguments"));

@@ -5,10 +5,12 @@
 
 use bytes::Bytes;
 use forkgate_shared::rows::Outcome;
-use http::{HeaderName, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::Ground;
+use super::forward::takes_events;
 use super::rewrite::{Incoming, Plan};
 use crate::answer;
 use crate::body::{Body, StreamWriter};
@@ -16,6 +18,7 @@ use crate::catalog::UpstreamEra;
 use crate::failure::{Era, Failure};
 use crate::lifecycle::calls::DetachedCall;
 use crate::lifecycle::task;
+use crate::observe::note::Note;
 use crate::observe::throttle::Throttle;
 use crate::upstream::exchange::Events;
 use crate::upstream::sse::write_event;
@@ -24,7 +27,7 @@ use crate::upstream::{Answer, Answered, OpenCall, UpstreamError};
 /// A comment: keeps proxies from closing a silent stream, means nothing to clients.
 pub const KEEPALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 
-/// How the client takes its answer.
+/// How the client takes its answer, and where it is noted what became of its request.
 #[derive(Clone)]
 pub struct Reading {
     /// `Accept` admits event streams; else everything before the response is dropped.
@@ -33,6 +36,41 @@ pub struct Reading {
     pub keepalive: Duration,
     /// Of a legacy call, which outlives its client's connection: held until the last message was relayed.
     pub detached: Option<Rc<DetachedCall>>,
+    /// Of the request.
+    pub note: Rc<Note>,
+}
+
+impl Reading {
+    /// What a request says about how it wants to be answered.
+    pub fn of<G: Ground>(ground: &G, head: &HeaderMap, note: &Rc<Note>) -> Reading {
+        Reading {
+            takes_events: takes_events(head),
+            keepalive: ground.settings().sse_keepalive_interval,
+            detached: None,
+            note: Rc::clone(note),
+        }
+    }
+
+    /// The answer that is a failure.
+    pub fn refuse(
+        &self,
+        failure: &Failure,
+        era: Era,
+        id: Option<&str>,
+        is_tool_call: bool,
+    ) -> Response<Body> {
+        if id.is_some() {
+            self.note.rpc_error();
+        }
+        failure.respond(era, id, is_tool_call)
+    }
+
+    fn upstream_said(&self, outcome: Outcome, took_ns: u64) {
+        self.note.upstream_had_it(took_ns);
+        if outcome == Outcome::RpcError {
+            self.note.rpc_error();
+        }
+    }
 }
 
 /// Headers of an event stream.
@@ -52,6 +90,7 @@ struct Source {
     era: UpstreamEra,
     id: u64,
     call: OpenCall,
+    reading: Reading,
 }
 
 /// What came next.
@@ -64,38 +103,41 @@ enum Step {
 pub async fn answer(plan: Plan, called: Result<Answered, UpstreamError>, reading: Reading) -> Response<Body> {
     let Answered { answer, era, id, mut call } = match called {
         Ok(answered) => answered,
-        Err(cause) => return failed(&plan, &upstream_failure(&plan, cause)),
+        Err(cause) => {
+            reading.note.untimed();
+            return failed(&plan, &upstream_failure(&plan, cause), &reading);
+        }
     };
     let events = match answer {
         Answer::Events(events) => events,
         Answer::Json(body) => {
             return match plan.incoming(&body, &era, id) {
                 Ok(Incoming::Response(message, status, outcome)) => {
-                    call.close(outcome);
+                    reading.upstream_said(outcome, call.close(outcome));
                     respond(message, status)
                 }
                 Ok(_) => {
-                    call.close(Outcome::Failed);
+                    reading.note.upstream_had_it(call.close(Outcome::Failed));
                     let cause = UpstreamError::Nonsense("its answer is not the response".to_owned());
-                    failed(&plan, &upstream_failure(&plan, cause))
+                    failed(&plan, &upstream_failure(&plan, cause), &reading)
                 }
                 Err(failure) => {
-                    call.close(outcome_of(&failure));
-                    failed(&plan, &failure)
+                    reading.note.upstream_had_it(call.close(outcome_of(&failure)));
+                    failed(&plan, &failure, &reading)
                 }
             };
         }
     };
-    let mut source = Source { plan, events, era, id, call };
+    let mut source = Source { plan, events, era, id, call, reading };
     loop {
         match source.step().await {
             Ok(Step::Response(message, status)) => {
                 source.events.finish();
                 return respond(message, status);
             }
-            Ok(Step::Notification(_)) if !reading.takes_events => {}
-            Ok(Step::Notification(first)) => return source.stream(first, reading),
-            Err(failure) => return failed(&source.plan, &failure),
+            Ok(Step::Notification(_)) if !source.reading.takes_events => {}
+            Ok(Step::Notification(first)) => return source.stream(first),
+            Err(failure) => return failed(&source.plan, &failure, &source.reading),
         }
     }
 }
@@ -104,9 +146,9 @@ fn respond(message: Vec<u8>, status: http::StatusCode) -> Response<Body> {
     answer::json(status, message)
 }
 
-fn failed(plan: &Plan, failure: &Failure) -> Response<Body> {
+fn failed(plan: &Plan, failure: &Failure, reading: &Reading) -> Response<Body> {
     log(plan, failure);
-    failure.respond(plan.era, Some(&plan.id), plan.is_tool_call())
+    reading.refuse(failure, plan.era, Some(&plan.id), plan.is_tool_call())
 }
 
 thread_local! {
@@ -148,14 +190,14 @@ impl Source {
             };
             match self.plan.incoming(&message, &self.era, self.id) {
                 Ok(Incoming::Response(message, status, outcome)) => {
-                    self.call.close(outcome);
+                    self.reading.upstream_said(outcome, self.call.close(outcome));
                     return Ok(Step::Response(message, status));
                 }
                 Ok(Incoming::Notification(message)) => return Ok(Step::Notification(message)),
                 Ok(Incoming::Nothing) => {}
                 Ok(Incoming::Question(reply)) => self.call.post_back(Bytes::from(reply)).await,
                 Err(failure) => {
-                    self.call.close(outcome_of(&failure));
+                    self.reading.note.upstream_had_it(self.call.close(outcome_of(&failure)));
                     return Err(failure);
                 }
             }
@@ -165,21 +207,23 @@ impl Source {
     fn end(&mut self, cause: UpstreamError) -> Failure {
         // A call that ran out of time is still being worked on: the upstream is told when `call` is dropped.
         self.call.fail(&cause);
+        self.reading.note.untimed();
         upstream_failure(&self.plan, cause)
     }
 
     /// Goes on as an event stream, in a task of its own.
-    fn stream(self, first: Vec<u8>, reading: Reading) -> Response<Body> {
+    fn stream(self, first: Vec<u8>) -> Response<Body> {
         let (writer, body) = Body::stream();
         task::spawn("relay an upstream's events", async move {
+            self.reading.note.worked_on_here();
             match self.plan.era {
-                Era::Legacy => self.pump(&writer, first, reading).await,
+                Era::Legacy => self.pump(&writer, first).await,
                 Era::Modern => {
                     let gone = writer.clone();
                     // Whichever ends first drops the other, and with it the call: a hang-up is a cancellation.
                     tokio::select! {
                         () = gone.closed() => {}
-                        () = self.pump(&writer, first, reading) => {}
+                        () = self.pump(&writer, first) => {}
                     }
                 }
             }
@@ -188,22 +232,27 @@ impl Source {
     }
 
     /// Every stream ends with a response, ours if the upstream gives none: a client would wait for it for ever.
-    async fn pump(mut self, writer: &StreamWriter, first: Vec<u8>, reading: Reading) {
+    async fn pump(mut self, writer: &StreamWriter, first: Vec<u8>) {
+        let (keepalive, detached) = (self.reading.keepalive, self.reading.detached.clone());
         // A reader that is gone changes nothing here: a legacy call goes on, a modern one is dropped by `stream`.
         let tell = async |message: Bytes| {
             if writer.send(message).await.is_err()
-                && let Some(call) = &reading.detached
+                && let Some(call) = &detached
             {
                 call.client_left();
             }
         };
-        tell(write_event(&first).into()).await;
+        let relay = async |message: &[u8]| {
+            task::worked(1);
+            tell(write_event(message).into()).await;
+        };
+        relay(&first).await;
         loop {
             let step = {
                 let next = self.step();
                 tokio::pin!(next);
                 loop {
-                    match tokio::time::timeout(reading.keepalive, &mut next).await {
+                    match tokio::time::timeout(keepalive, &mut next).await {
                         Ok(step) => break step,
                         Err(_) => {
                             tell(KEEPALIVE).await;
@@ -212,19 +261,18 @@ impl Source {
                 }
             };
             match step {
-                Ok(Step::Notification(message)) => {
-                    tell(write_event(&message).into()).await;
-                }
+                Ok(Step::Notification(message)) => relay(&message).await,
                 Ok(Step::Response(message, _)) => {
-                    tell(write_event(&message).into()).await;
+                    relay(&message).await;
                     self.events.finish();
                     return;
                 }
                 Err(failure) => {
                     log(&self.plan, &failure);
+                    self.reading.note.rpc_error();
                     let message =
                         failure.message(self.plan.era, Some(&self.plan.id), self.plan.is_tool_call());
-                    tell(write_event(&message).into()).await;
+                    relay(&message).await;
                     return;
                 }
             }

@@ -25,6 +25,7 @@ where
     }
     let (writer, body) = Body::stream();
     task::spawn("keep a waiting client", async move {
+        reading.note.waited_for_here();
         tokio::select! {
             () = writer.closed() => {}
             // Fails only when the client is gone.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use forkgate_shared::rows::{Outcome, Rows};
+use forkgate_shared::rows::{Outcome, Rows, UPSTREAMS, monotonic_ns};
 use forkgate_shared::settings::Settings;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use super::UpstreamError;
 use super::connect::Connector;
 use super::exchange::{self, Events, Exchange};
+use super::gauge::ConnectionGauge;
 use super::message;
-use super::open_call::OpenCall;
+use super::open_call::{OpenCall, Times};
 use super::peer::Peer;
 use super::peers::Peers;
 use super::probe;
@@ -116,9 +117,12 @@ impl Upstreams {
     ) -> Result<Upstreams, UpstreamError> {
         Ok(Upstreams(Rc::new(Inner {
             settings: Arc::clone(settings),
+            connector: Connector::new(
+                Arc::clone(settings),
+                ConnectionGauge::new(Arc::clone(&rows), row_index),
+            ),
             rows,
             row_index,
-            connector: Connector::new(Arc::clone(settings)),
             peers: Peers::default(),
             next_id: Cell::new(0),
             is_sweeping: Cell::new(false),
@@ -156,8 +160,13 @@ impl Upstreams {
         build: impl Fn(&UpstreamEra, u64) -> Built,
     ) -> Result<Answered, UpstreamError> {
         let (mut has_reopened, mut has_probed) = (false, false);
+        // When the upstream got the first part of what this call needs.
+        let mut since_ns = None;
         loop {
             let era = peer.era();
+            if era != UpstreamEra::Modern && peer.session.current().is_none() {
+                since_ns.get_or_insert_with(monotonic_ns);
+            }
             let session = match self.session_for(peer, &era).await {
                 Err(UpstreamError::InitializeRefused(_) | UpstreamError::Status(_)) if !has_probed => {
                     has_probed = true;
@@ -168,7 +177,9 @@ impl Upstreams {
             };
             let id = self.next_id();
             let built = build(&era, id);
-            let mut call = OpenCall::new(self, peer, session.clone(), id, index);
+            let sent_ns = monotonic_ns();
+            let times = Times { since_ns: *since_ns.get_or_insert(sent_ns), sent_ns };
+            let mut call = OpenCall::new(self, peer, session.clone(), id, index, times);
             let headers = request_headers(peer, &era, session.as_deref(), built.headers);
             let answered = async {
                 let exchange = self.send(peer, Method::POST, headers, built.body, may_repeat).await?;
@@ -177,7 +188,12 @@ impl Upstreams {
             // An upstream that refused or broke off has nothing to cancel; one that is still at it has (see `Drop`).
             let attempt = answered.await.inspect_err(|_| call.forget())?;
             let refusal = match attempt {
-                Attempt::Done(answer) => return Ok(Answered { answer, era, id, call }),
+                Attempt::Done(answer) => {
+                    if matches!(answer, Answer::Json(_)) {
+                        call.arrived();
+                    }
+                    return Ok(Answered { answer, era, id, call });
+                }
                 Attempt::SessionGone(refusal) => {
                     if let Some(session) = session.filter(|_| !has_reopened) {
                         call.forget();
@@ -366,6 +382,12 @@ impl Upstreams {
 
     pub(super) fn count(&self, index: usize, outcome: Outcome) {
         self.0.rows.row(self.0.row_index).counters.count_upstream(index, outcome);
+    }
+
+    /// Counts how long an upstream took for a response.
+    pub(super) fn time(&self, index: usize, ns: u64) {
+        let times = &self.0.rows.row(self.0.row_index).counters.upstream_time;
+        times.0[index.min(UPSTREAMS - 1)].observe(ns);
     }
 
     fn peer(&self, entry: &Arc<UpstreamEntry>) -> Result<Rc<Peer>, UpstreamError> {

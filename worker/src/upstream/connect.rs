@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 
+use super::gauge::{ConnectionGauge, CountedConnection};
 use super::resolve::Names;
 use super::{UpstreamError, address};
 use crate::lifecycle::task;
@@ -41,26 +42,34 @@ pub struct Connector {
     names: Names,
     /// Loaded when the first `https` upstream is called: reading the system's certificates costs time and memory.
     tls: OnceCell<TlsConnector>,
+    gauge: ConnectionGauge,
 }
 
 impl Connector {
     /// Loads nothing yet.
-    pub fn new(settings: Arc<Settings>) -> Connector {
-        Connector { settings, names: Names::default(), tls: OnceCell::new() }
+    pub fn new(settings: Arc<Settings>, gauge: ConnectionGauge) -> Connector {
+        Connector { settings, names: Names::default(), tls: OnceCell::new(), gauge }
     }
 
-    /// A connection that is ready for a request, within `GATEWAY_CONNECT_TIMEOUT`.
-    pub async fn connect(&self, origin: &Origin) -> Result<Sender, UpstreamError> {
+    /// A connection that is ready for a request, within `GATEWAY_CONNECT_TIMEOUT`; counted as one to the upstream with this
+    /// index.
+    pub async fn connect(&self, origin: &Origin, index: usize) -> Result<Sender, UpstreamError> {
         let limit = self.settings.connect_timeout;
         let timed_out = || UpstreamError::Unreachable(format!("no connection within {limit:?}"));
-        tokio::time::timeout(limit, self.try_connect(origin, limit)).await.map_err(|_| timed_out())?
+        tokio::time::timeout(limit, self.try_connect(origin, limit, index)).await.map_err(|_| timed_out())?
     }
 
-    async fn try_connect(&self, origin: &Origin, limit: Duration) -> Result<Sender, UpstreamError> {
+    async fn try_connect(
+        &self,
+        origin: &Origin,
+        limit: Duration,
+        index: usize,
+    ) -> Result<Sender, UpstreamError> {
         let tcp = self.dial(origin, limit).await?;
         tcp.set_nodelay(true).map_err(|error| UpstreamError::Unreachable(error.to_string()))?;
+        let counted = self.gauge.opened(index);
         if !origin.tls {
-            return handshake(tcp).await;
+            return handshake(tcp, counted).await;
         }
         let name = ServerName::try_from(origin.host.clone())
             .map_err(|_| UpstreamError::BadUrl(format!("{} is no server name", origin.host)))?;
@@ -69,7 +78,7 @@ impl Connector {
             .connect(name, tcp)
             .await
             .map_err(|error| UpstreamError::Unreachable(format!("TLS: {error}")))?;
-        handshake(stream).await
+        handshake(stream, counted).await
     }
 
     /// Tries the allowed addresses one after another; the first gets at most half of the time, so that a dead IPv6
@@ -93,7 +102,7 @@ impl Connector {
     }
 }
 
-async fn handshake<T>(stream: T) -> Result<Sender, UpstreamError>
+async fn handshake<T>(stream: T, counted: CountedConnection) -> Result<Sender, UpstreamError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -105,6 +114,7 @@ where
     task::spawn("upstream connection", async move {
         // Whoever waits for an answer gets the error; an idle connection that ends is nothing to tell.
         let _ = connection.await;
+        drop(counted);
     });
     Ok(sender)
 }

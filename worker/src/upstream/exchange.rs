@@ -75,7 +75,7 @@ pub async fn send(
             },
         }
     }
-    let mut sender = Box::pin(connector.connect(&peer.origin)).await?;
+    let mut sender = Box::pin(connector.connect(&peer.origin, peer.index())).await?;
     match sender.try_send_request(request).await {
         Ok(answer) => Ok(Exchange::new(answer, sender, peer)),
         Err(failed) if failed.message().is_some() => {

@@ -8,6 +8,7 @@ pub mod address;
 pub mod connect;
 pub mod exchange;
 pub mod fetch;
+mod gauge;
 pub mod masked;
 mod message;
 mod open_call;

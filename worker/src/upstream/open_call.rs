@@ -1,9 +1,9 @@
-//! The rest of a call once it was sent: it is counted when it is over, and cancelled when nobody waits for it any more.
+//! The rest of a call once it was sent: it is counted and timed when it is over, and cancelled when nobody waits for it any more.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
-use forkgate_shared::rows::Outcome;
+use forkgate_shared::rows::{Outcome, monotonic_ns};
 use http::Method;
 
 use super::UpstreamError;
@@ -20,7 +20,18 @@ pub struct OpenCall {
     session: Option<Rc<UpstreamSession>>,
     id: u64,
     index: usize,
+    times: Times,
+    arrived_ns: Option<u64>,
     is_open: bool,
+}
+
+/// When an upstream got a call; monotonic clock, nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// The first part of what it needs: a session, an attempt that it refused.
+    pub(super) since_ns: u64,
+    /// The call itself.
+    pub(super) sent_ns: u64,
 }
 
 impl OpenCall {
@@ -31,8 +42,23 @@ impl OpenCall {
         session: Option<Rc<UpstreamSession>>,
         id: u64,
         index: usize,
+        times: Times,
     ) -> OpenCall {
-        OpenCall { upstreams: upstreams.clone(), peer: Rc::clone(peer), session, id, index, is_open: true }
+        OpenCall {
+            upstreams: upstreams.clone(),
+            peer: Rc::clone(peer),
+            session,
+            id,
+            index,
+            times,
+            arrived_ns: None,
+            is_open: true,
+        }
+    }
+
+    /// Its response is here, whatever it says.
+    pub(super) fn arrived(&mut self) {
+        self.arrived_ns = Some(monotonic_ns());
     }
 
     /// The upstream refused it or broke off: nothing to cancel, and nothing to count yet.
@@ -40,11 +66,17 @@ impl OpenCall {
         self.is_open = false;
     }
 
-    /// The upstream is done with it; counts what became of it.
-    pub fn close(&mut self, outcome: Outcome) {
+    /// The upstream is done with it; counts what became of it. Gives how long the upstream had it, in nanoseconds.
+    pub fn close(&mut self, outcome: Outcome) -> u64 {
+        let arrived_ns = self.arrived_ns.unwrap_or_else(monotonic_ns);
         if std::mem::replace(&mut self.is_open, false) {
+            task::worked(1);
             self.upstreams.count(self.index, outcome);
+            if matches!(outcome, Outcome::Ok | Outcome::RpcError) {
+                self.upstreams.time(self.index, arrived_ns.saturating_sub(self.times.sent_ns));
+            }
         }
+        arrived_ns.saturating_sub(self.times.since_ns)
     }
 
     /// Counts how it failed. Only a deadline leaves something to cancel.

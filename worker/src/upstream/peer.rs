@@ -83,6 +83,11 @@ impl Peer {
         same
     }
 
+    /// Its interned index: where it is counted.
+    pub fn index(&self) -> usize {
+        self.entry.borrow().index
+    }
+
     /// It is being used.
     pub fn touch(&self) {
         self.used.set(Instant::now());

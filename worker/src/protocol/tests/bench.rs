@@ -23,9 +23,10 @@ use crate::body::Body;
 use crate::catalog::{Endpoint, Kind, Target, UpstreamEntry, UpstreamEra, View};
 use crate::failure::Era;
 use crate::lifecycle::{Lifecycle, task};
+use crate::observe::note::Note;
 use crate::protocol::answers::Offer;
 use crate::protocol::envelope::{Object, string};
-use crate::protocol::{Ground, serve_on};
+use crate::protocol::{Ground, identify, serve_on};
 use crate::upstream::{Upstreams, fixture};
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -38,6 +39,8 @@ pub(super) struct Bench {
     pub(super) upstreams: Upstreams,
     pub(super) lifecycle: Lifecycle,
     pub(super) entry: Arc<UpstreamEntry>,
+    /// Of the newest request.
+    pub(super) note: RefCell<Rc<Note>>,
     _dir: tempfile::TempDir,
 }
 
@@ -227,6 +230,7 @@ pub(super) fn bench(url: &str, era: UpstreamEra) -> Rc<Bench> {
         lifecycle: Lifecycle::default(),
         entry: Arc::new(entry),
         settings,
+        note: RefCell::new(Rc::new(Note::new(Arc::clone(&rows), 0, None))),
         rows,
         _dir: dir,
     })
@@ -249,7 +253,11 @@ impl Bench {
         }
         let (head, ()) = request.body(()).expect("request").into_parts();
         let principal = Principal { subject: "me".into(), admin: false, fingerprint: [1; 16] };
-        serve_on(self, Endpoint::Federated, Rc::new(principal), head, Bytes::from(body.to_owned())).await
+        let note = Rc::new(Note::new(Arc::clone(&self.rows), 0, Some(0)));
+        identify(&head, &note);
+        let body = Bytes::from(body.to_owned());
+        *self.note.borrow_mut() = Rc::clone(&note);
+        serve_on(self, Endpoint::Federated, Rc::new(principal), head, body, &note).await
     }
 
     pub(super) async fn session(self: &Rc<Self>) -> String {
