@@ -8,21 +8,25 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use forkgate_shared::control::{ControlSocket, FromChild, Received, RecycleReason};
-use forkgate_shared::rows::Rows;
+use forkgate_shared::rows::{RequestEra, RequestOutcome, Rows, method_index};
 use forkgate_shared::sealed::KeyRing;
 use forkgate_shared::sessions::{self, Sessions};
 use forkgate_shared::settings::Settings;
+use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
+use super::in_flight::InFlight;
 use super::serve::{Edge, Port};
+use crate::answer;
 use crate::auth::{self, Authenticator};
 use crate::catalog::Catalog;
 use crate::gateway::{Gateway, Shared};
 use crate::lifecycle::control::Control;
 use crate::lifecycle::{Lifecycle, task};
 use crate::registry::Registry;
+use crate::revision::Era;
 use crate::upstream::Upstreams;
 
 /// A worker's parts without its process, and the master's end of its control socket.
@@ -225,6 +229,47 @@ async fn requests_count_towards_the_limit_and_probes_do_not() {
             assert_eq!(row.counters.status[3].load(Relaxed), 2, "two 404");
             assert_eq!(row.counters.accepted.load(Relaxed), 5);
             assert_eq!((row.in_flight.load(Relaxed), row.in_flight_ring[0].started_ns.load(Relaxed)), (0, 0));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn every_request_is_counted_once_whatever_becomes_of_it() {
+    LocalSet::new()
+        .run_until(async {
+            let world = world(Port::Main, |_| ()).await;
+            let user = world.token(false);
+            assert_eq!(world.status("GET /health HTTP/1.1", None, "").await, 200);
+            assert_eq!(world.status("HEAD /nowhere HTTP/1.1", None, "").await, 404);
+            assert_eq!(world.status("POST /mcp HTTP/1.1", None, "{}").await, 401);
+            assert_eq!(world.status("POST /v1/gateways HTTP/1.1", Some(&user), "{}").await, 403);
+            let edge = Rc::new(Edge::new(&world.gateway, Port::Main));
+            let begin = || InFlight::begin(&edge, &Rc::default(), &http::Method::POST, "/mcp");
+            let row = world.gateway.row();
+            let left = begin();
+            left.note().era(Era::Legacy);
+            left.note().caller("alice");
+            let entry = &row.in_flight_ring[0];
+            assert!(entry.caller.get() == "alice" && entry.started_ns.load(Relaxed) > 0);
+            drop(left);
+            assert_eq!(entry.started_ns.load(Relaxed), 0);
+            let unread = begin().answered(answer::json(StatusCode::OK, "{}"));
+            drop(unread);
+            assert_eq!(row.counters.requests.load(Relaxed), 5);
+            use RequestOutcome::{Abandoned, Refused};
+            let (api, other) = (method_index("api"), method_index("other"));
+            for (era, method, outcome) in [
+                (RequestEra::None, other, Refused),
+                (RequestEra::Legacy, other, Refused),
+                (RequestEra::None, api, Refused),
+                (RequestEra::Legacy, other, Abandoned),
+                (RequestEra::None, other, Abandoned),
+            ] {
+                let cell = row.counters.requests_by.cell(era, method, outcome);
+                assert_eq!(cell.load(Relaxed), 1, "{era:?} {method} {outcome:?}");
+            }
+            let timed: u64 = row.counters.own_time.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum();
+            assert_eq!(timed, 1, "the one of MCP that was answered");
         })
         .await;
 }

@@ -3,6 +3,7 @@
 mod abandoned;
 mod bench;
 mod failures;
+mod noted;
 mod rules;
 
 use std::rc::Rc;
