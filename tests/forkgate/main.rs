@@ -11,6 +11,7 @@ mod eras;
 mod harness;
 mod lossless;
 mod memory;
+mod metrics;
 mod orphans;
 mod recycles;
 mod registry;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         orphans::TESTS,
         memory::TESTS,
         rows::TESTS,
+        metrics::TESTS,
         recycles::TESTS,
         systemd::TESTS,
     ]

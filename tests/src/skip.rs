@@ -56,6 +56,15 @@ pub fn systemd() -> Result<(), Skip> {
     Ok(())
 }
 
+/// promtool, of Debian's `prometheus`.
+pub fn promtool() -> Result<(), Skip> {
+    if runs("promtool", &["--version"]) {
+        Ok(())
+    } else {
+        skip("promtool is not installed (apt-get install prometheus)")
+    }
+}
+
 fn runs(program: &str, arguments: &[&str]) -> bool {
     Command::new(program)
         .args(arguments)
