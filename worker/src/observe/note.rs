@@ -27,32 +27,24 @@ pub struct Note {
     upstream_ns: Cell<Option<u64>>,
 }
 
-/// What a request is when no message says more.
+/// What a request is when no message says more: the first words of [`METHODS`], in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
 pub enum Kind {
     /// A call of the registry's API.
-    Api,
+    Api = 0,
     /// A client opens the event stream of its session.
-    Stream,
+    Stream = 1,
     /// A client ends its session.
-    EndSession,
+    EndSession = 2,
     /// A message that wants no answer.
-    Notification,
+    Notification = 3,
     /// An answer to something that was never asked.
-    Response,
+    Response = 4,
 }
 
-impl Kind {
-    fn word(self) -> &'static str {
-        match self {
-            Kind::Api => "api",
-            Kind::Stream => "stream",
-            Kind::EndSession => "end_session",
-            Kind::Notification => "notification",
-            Kind::Response => "response",
-        }
-    }
-}
+/// What no message is about has no method; a method with such a name is none that is known.
+const KINDS: usize = Kind::Response as usize + 1;
 
 impl Note {
     /// Nothing is known yet. `entry` is the request's place in the ring of row `row_index`.
@@ -78,13 +70,13 @@ impl Note {
 
     /// What the request is.
     pub fn kind(&self, kind: Kind) {
-        self.method.set(method_index(kind.word()));
+        self.method.set(kind as usize);
     }
 
     /// The JSON-RPC method of a request. The words of [`Kind`] are none.
     pub fn method(&self, method: &str) {
         self.method.set(match method_index(method) {
-            index if index < method_index("initialize") => METHODS.len() - 1,
+            index if index < KINDS => METHODS.len() - 1,
             index => index,
         });
         self.with_entry(|entry| entry.method.set(method));
@@ -234,6 +226,8 @@ mod tests {
             note.method(method);
             assert_eq!(METHODS[note.method.get()], "other", "{method}");
         }
+        let words = ["api", "stream", "end_session", "notification", "response"];
+        assert_eq!((&METHODS[..KINDS], METHODS[Kind::Stream as usize]), (&words[..], "stream"));
         note.method("tools/call");
         note.count(RequestEnd::Answered(200), None);
         let counters = &note.row().counters;

@@ -162,3 +162,34 @@ fn open_connections_are_counted_until_they_are_closed() {
         }
     });
 }
+
+#[test]
+fn a_response_and_every_relayed_message_are_work_and_keepalives_are_none() {
+    let registry = std::sync::Arc::new(task::Registry::new());
+    task::install(std::sync::Arc::clone(&registry));
+    run(async {
+        let (url, _) = upstream(legacy_script(|got| {
+            let event =
+                r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#;
+            match got.body.contains("forever") {
+                true => Says::EventThenHang(event.into()),
+                false => Says::Events(vec![
+                    event.into(),
+                    format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, got.id()),
+                ]),
+            }
+        }))
+        .await;
+        let bench = bench(&url, legacy_era());
+        let call = |name: &str| {
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"up__{name}"}}}}"#)
+        };
+        let before = registry.work();
+        text(bench.legacy(&call("echo")).await).await;
+        assert_eq!(registry.work() - before, 3, "one event, the response to us, the response to the client");
+        let before = registry.work();
+        let stream = text(bench.legacy(&call("forever")).await).await;
+        assert!(stream.contains(": keep-alive"), "{stream}");
+        assert_eq!(registry.work() - before, 2, "one event, and that there is no response");
+    });
+}
