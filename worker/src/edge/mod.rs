@@ -4,6 +4,7 @@
 //! Host and Origin (`host`) → token (`auth`) → `may` → body (`limits`) → protocol, admin API or one of our own answers.
 //! Whatever is turned down on the way is a [`refusal::Refusal`].
 
+mod caught;
 mod cors;
 mod host;
 mod in_flight;

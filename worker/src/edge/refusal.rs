@@ -3,14 +3,14 @@
 //! Bodies are `{"detail": "…", "message": "…"}` as ContextForge's; on an MCP path the text also stands in a JSON-RPC error without id,
 //! which is what MCP clients show.
 
-use http::header::{ALLOW, CONNECTION, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response};
 use serde_json::json;
 
 use crate::answer;
 use crate::auth::AuthError;
 use crate::body::Body;
-use crate::failure::{Cause, Era};
+use crate::failure::{Cause, Era, Retry};
 
 /// Why a request goes no further than the edge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +51,12 @@ pub enum Refusal {
     /// A body that broke off, or is not framed as HTTP says.
     #[error("the request body is incomplete or malformed")]
     BrokenBody,
+    /// The event loop is far behind.
+    #[error("this worker is overloaded; try again in a few seconds")]
+    Overloaded,
+    /// The handler panicked.
+    #[error("the request met a defect of the gateway; its log says where")]
+    Defect,
 }
 
 /// Who reads the answer.
@@ -75,6 +81,8 @@ impl Refusal {
             Refusal::SlowBody => Cause::BodyTooSlow,
             Refusal::BrokenBody => Cause::BodyBroken,
             Refusal::RepeatedHeader(_) => Cause::NotARequest,
+            Refusal::Overloaded => Cause::Unavailable,
+            Refusal::Defect => Cause::Internal,
         }
     }
 
@@ -92,6 +100,9 @@ impl Refusal {
         };
         let mut response = answer::json(row.status, body.to_string());
         let headers = response.headers_mut();
+        if let Retry::After(seconds) = row.retry {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         match self {
             Refusal::NoPrincipal(AuthError::Missing) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"forkgate\""));
@@ -107,8 +118,8 @@ impl Refusal {
             Refusal::NoSuchMethod(allow) => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));
             }
-            // The rest of the body is still on its way: nothing further can be read on this connection.
-            Refusal::BodyTooLarge(_) | Refusal::SlowBody | Refusal::BrokenBody => {
+            // The rest of the body is (or may be) on its way: nothing further can be read on this connection.
+            Refusal::BodyTooLarge(_) | Refusal::SlowBody | Refusal::BrokenBody | Refusal::Defect => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
@@ -140,6 +151,8 @@ mod tests {
             (Refusal::SlowBody, 408, "in time"),
             (Refusal::BrokenBody, 400, "incomplete"),
             (Refusal::RepeatedHeader("origin"), 400, "origin"),
+            (Refusal::Overloaded, 503, "try again"),
+            (Refusal::Defect, 500, "log"),
         ];
         for (refusal, status, words) in table {
             assert_eq!(refusal.answer(Reader::Rest).status().as_u16(), status, "{refusal:?}");
@@ -159,5 +172,7 @@ mod tests {
         assert!(named.headers()[WWW_AUTHENTICATE].to_str().expect("text").contains("invalid_token"));
         assert_eq!(Refusal::NoSuchMethod("GET").answer(Reader::Rest).headers()[ALLOW], "GET");
         assert_eq!(Refusal::SlowBody.answer(Reader::Rest).headers()[CONNECTION], "close");
+        assert_eq!(Refusal::Overloaded.answer(Reader::Mcp).headers()[RETRY_AFTER], "5");
+        assert!(!Refusal::SlowBody.answer(Reader::Mcp).headers().contains_key(RETRY_AFTER));
     }
 }

@@ -46,6 +46,11 @@ impl Route {
             | Route::Metrics => None,
         }
     }
+
+    /// True for what monitors ask for: nobody counts it.
+    pub(super) fn is_probe(&self) -> bool {
+        matches!(self, Route::Welcome | Route::Health | Route::Ready | Route::Version)
+    }
 }
 
 /// Finds the route of a path; none when nothing is served there on this port.

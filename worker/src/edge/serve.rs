@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::caught::{Panicked, caught};
 use super::cors::Cors;
 use super::host::HostPolicy;
 use super::in_flight::{Answer, InFlight};
@@ -27,6 +28,7 @@ use crate::auth::{self, Action, AuthError, Object, Principal};
 use crate::body::Body;
 use crate::catalog::Endpoint;
 use crate::gateway::Shared;
+use crate::lifecycle::essential::Duty;
 use crate::lifecycle::task;
 use crate::net::activity::{Activity, Limits};
 use crate::net::connection;
@@ -47,11 +49,11 @@ pub enum Port {
 }
 
 impl Port {
-    /// The name of its accept loop's task.
-    pub fn accept_task(self) -> &'static str {
+    /// What its accept loop does.
+    pub fn accept_duty(self) -> Duty {
         match self {
-            Port::Main => "accept-main",
-            Port::Admin => "accept-admin",
+            Port::Main => Duty::AcceptMain,
+            Port::Admin => Duty::AcceptAdmin,
         }
     }
 }
@@ -117,6 +119,11 @@ impl Edge {
         });
     }
 
+    /// True while the event loop is so far behind that further calls would only wait.
+    fn is_starved(&self) -> bool {
+        self.gateway.row().evidence.starved.load(Relaxed) != 0
+    }
+
     fn authenticate(&self, head: &Parts) -> Result<Rc<Principal>, Refusal> {
         self.gateway.auth.authenticate(&head.headers).map_err(|error| {
             if error != AuthError::Missing
@@ -161,8 +168,27 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let (head, body) = request.into_parts();
-    let mut body = Some(body);
     let route = routes::find(head.uri.path(), edge.port);
+    let reader = if matches!(route, Some(Route::Mcp(_))) { Reader::Mcp } else { Reader::Rest };
+    let response = match caught(respond(&edge, &mut in_flight, route, head, body)).await {
+        Ok(response) => response,
+        Err(Panicked) => Refusal::Defect.answer(reader),
+    };
+    Ok(in_flight.answered(response))
+}
+
+async fn respond(
+    edge: &Edge,
+    in_flight: &mut InFlight,
+    route: Option<Route>,
+    head: Parts,
+    body: Incoming,
+) -> Response<Body> {
+    let mut body = Some(body);
+    let is_probe = route.as_ref().is_some_and(Route::is_probe);
+    if is_probe {
+        in_flight.is_probe();
+    }
     let methods = route.as_ref().and_then(Route::methods_for_pages);
     let cors = methods.and_then(|_| Cors::of(&head, &edge.hosts));
     let preflight = cors.as_ref().zip(methods).and_then(|(cors, methods)| cors.preflight(&head, methods));
@@ -170,17 +196,16 @@ async fn handle(
         _ if let Some(answer) = preflight => answer,
         None => Refusal::NoSuchPath(head.uri.path().chars().take(200).collect()).answer(Reader::Rest),
         Some(route @ (Route::Welcome | Route::Health | Route::Ready | Route::Version)) => {
-            in_flight.is_probe();
-            probe(&edge, &route, &head)
+            probe(edge, &route, &head)
         }
-        Some(Route::Mcp(endpoint)) => mcp(&edge, endpoint, head, &mut body, in_flight.note())
+        Some(Route::Mcp(endpoint)) => mcp(edge, endpoint, head, &mut body, in_flight.note())
             .await
             .unwrap_or_else(|refusal| refusal.answer(Reader::Mcp)),
-        Some(Route::Api(route)) => api(&edge, route, head, &mut body, in_flight.note())
+        Some(Route::Api(route)) => api(edge, route, head, &mut body, in_flight.note())
             .await
             .unwrap_or_else(|refusal| refusal.answer(Reader::Rest)),
         Some(route @ (Route::Status | Route::Metrics)) => {
-            observed(&edge, &route, &head).unwrap_or_else(|refusal| refusal.answer(Reader::Rest))
+            observed(edge, &route, &head).unwrap_or_else(|refusal| refusal.answer(Reader::Rest))
         }
     };
     if let Some(cors) = cors {
@@ -192,7 +217,11 @@ async fn handle(
         // The connection ends here whatever we say; a client that is told does not send its next request into it.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(in_flight.answered(response))
+    if edge.port == Port::Admin && !is_probe {
+        // On the main port the end of a request counts it.
+        task::worked(1);
+    }
+    response
 }
 
 /// The welcome page and probes need neither token nor a known `Host`: whoever checks a container addresses it by number.
@@ -208,6 +237,9 @@ fn probe(edge: &Edge, route: &Route, head: &Parts) -> Response<Body> {
         }
         Route::Ready if edge.gateway.lifecycle.is_draining() => {
             answer::json(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"status\":\"draining\"}"))
+        }
+        Route::Ready if edge.is_starved() => {
+            answer::json(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"status\":\"overloaded\"}"))
         }
         Route::Ready => answer::json(StatusCode::OK, Bytes::from_static(b"{\"status\":\"ready\"}")),
         _ => answer::json(StatusCode::OK, Bytes::from_static(b"{\"status\":\"healthy\"}")),
@@ -234,6 +266,9 @@ async fn mcp(
     note: &Rc<Note>,
 ) -> Result<Response<Body>, Refusal> {
     protocol::identify(&head, note);
+    if edge.is_starved() {
+        return Err(Refusal::Overloaded);
+    }
     edge.hosts.check(&head)?;
     let principal = edge.authenticate(&head)?;
     note.caller(&principal.subject);

@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,18 +14,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use arc_swap::ArcSwap;
 use forkgate_shared::control::{FromChild, MAX_MESSAGE, VERSION};
 use forkgate_shared::log;
-use forkgate_shared::rows::{RowState, Rows, monotonic_ns};
+use forkgate_shared::rows::{Counters, RowState, Rows, monotonic_ns};
 use forkgate_shared::sealed::KeyRing;
 use forkgate_shared::sessions::Sessions;
 use forkgate_shared::settings::Settings;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
+use tokio::runtime::RuntimeMetrics;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use super::calls::MOST_ABANDONED;
 use super::control::{self, Control};
 use super::drain::{self, Doors};
+use super::essential::Duty;
 use super::inherited::Inherited;
 use super::{Lifecycle, recycle, task};
 use crate::auth::Authenticator;
@@ -33,6 +36,7 @@ use crate::gateway::{Gateway, Shared};
 use crate::net::accept::{Accepting, Acceptor, Room};
 use crate::registry::{self, Registry};
 use crate::upstream::Upstreams;
+use crate::watchdog;
 
 const EXIT_BOOT: u8 = 3;
 const EXIT_SETTINGS: u8 = 4;
@@ -137,14 +141,18 @@ fn serve(
         });
     }
     introduce(&rows, who, &settings);
+    count_panics(Arc::clone(&rows), who.row);
     let settings = Arc::new(settings);
+    let tasks = Arc::new(task::Registry::new());
+    task::install(Arc::clone(&tasks));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .doing("starting the event loop")?;
+    let metrics = runtime.metrics();
     let local = LocalSet::new();
-    let code = local.block_on(&runtime, async {
+    let life = task::root("worker", async {
         let gateway = Rc::new(Gateway {
             auth: Authenticator::new(&settings),
             sessions: Sessions::open(
@@ -164,8 +172,12 @@ fn serve(
         });
         let row = gateway.row();
         row.catalog_generation.store(gateway.catalog.load().generation, Relaxed);
-        open_and_serve(&gateway, signals, places, parts.listener, parts.admin_listener).await
+        let doors = [parts.listener, parts.admin_listener];
+        let code = open_and_serve(&gateway, signals, places, doors, Loop { tasks, metrics }).await;
+        gateway.lifecycle.essential.ends();
+        code
     });
+    let code = local.block_on(&runtime, life);
     // What still runs is cut off by intention: everything that was to be waited for was waited for.
     drop(local);
     runtime.shutdown_background();
@@ -187,15 +199,22 @@ fn introduce(rows: &Rows, who: Identity, settings: &Settings) {
     row.state.store(RowState::Booting as u32, Relaxed);
 }
 
+/// What the watchdog looks at.
+struct Loop {
+    tasks: Arc<task::Registry>,
+    metrics: RuntimeMetrics,
+}
+
 async fn open_and_serve(
     gateway: &Shared,
     signals: SigSet,
     places: usize,
-    listener: OwnedFd,
-    admin_listener: OwnedFd,
+    [listener, admin_listener]: [OwnedFd; 2],
+    event_loop: Loop,
 ) -> Result<ExitCode, BootError> {
     let settings = &gateway.settings;
-    let (line, orders, _report_orders) =
+    let essential = &gateway.lifecycle.essential;
+    let (line, orders, report_orders) =
         gateway.control.listener(signals, settings.orphan_timeout).doing("listening to the master")?;
     let row = gateway.row();
     row.connection_limit.store(places as u64, Relaxed);
@@ -206,18 +225,36 @@ async fn open_and_serve(
         let edge = Rc::new(Edge::new(gateway, port));
         let room = Rc::new(Room::new(places));
         let acceptor = Acceptor::new(fd, room, accepting.subscribe()).doing("taking over a listener")?;
-        loops.push(task::spawn(port.accept_task(), async move {
+        let on_duty = essential.take_up(port.accept_duty());
+        loops.push(task::spawn(on_duty.duty().as_str(), async move {
             acceptor.run(|stream, place| Edge::serve(&edge, stream, place)).await;
+            // It returns when it is told to.
+            on_duty.is_relieved();
         }));
     }
     recycle::start(gateway);
-    task::spawn("registry-watch", registry::watch(Shared::clone(gateway)));
+    let (watch, on_duty) = (registry::watch(Shared::clone(gateway)), essential.take_up(Duty::RegistryWatch));
+    task::spawn(on_duty.duty().as_str(), async move {
+        let _on_duty = on_duty;
+        watch.await;
+    });
     if line.was_ended_while_booting() {
         return Err(BootError::Failed { doing: "starting", problem: "a signal ended it".to_owned() });
     }
     gateway.row().state.store(RowState::Serving as u32, Relaxed);
     gateway.control.send_if_alive(&FromChild::Ready).doing("telling the master that the worker is ready")?;
-    line.start().doing("listening to the master")?;
+    line.start(essential.take_up(Duty::Control)).doing("listening to the master")?;
+    let wiring = watchdog::Wiring {
+        rows: (Arc::clone(&gateway.rows), gateway.row_index),
+        registry: event_loop.tasks,
+        metrics: event_loop.metrics,
+        loop_tid: nix::unistd::gettid().as_raw(),
+        orders: report_orders,
+        control: gateway.control.socket(),
+        essential: Arc::clone(essential),
+        over_memory: Arc::clone(&gateway.lifecycle.over_memory),
+    };
+    watchdog::start(settings, wiring).doing("starting the watchdog")?;
     tracing::info!(catalog = gateway.catalog.load().generation, "serving");
     Ok(drain::serve_until_told(gateway, orders, Doors { orders: accepting, loops }).await)
 }
@@ -229,11 +266,21 @@ fn raise_descriptor_limit() -> nix::Result<usize> {
     Ok(usize::try_from(hard - hard / RESERVED_SHARE).unwrap_or(usize::MAX))
 }
 
-/// A panic ends the task it happens in; one line says where.
+/// A panic ends the task it happens in, not the worker; one line says where.
 fn log_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let message = info.payload_as_str().unwrap_or("no message");
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(message, place, "panic");
+    std::panic::set_hook(Box::new(log_panic));
+}
+
+/// As [`log_panics`], and counts it.
+fn count_panics(rows: Arc<Rows>, row: usize) {
+    std::panic::set_hook(Box::new(move |info| {
+        Counters::add(&rows.row(row).counters.panics, 1);
+        log_panic(info);
     }));
+}
+
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let message = info.payload_as_str().unwrap_or("no message");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(message, place, "panic");
 }

@@ -20,6 +20,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, watch};
 
+use super::essential::OnDuty;
+
 /// Orders that may wait for the event loop. All of them mean leaving: a loop that has not read so many has been told.
 const QUEUE: usize = 16;
 
@@ -125,12 +127,13 @@ impl Control {
         }
     }
 
-    /// Hands over what the watchdog found out: a sealed memfd.
-    pub fn send_report(&self, memfd: BorrowedFd<'_>) -> Result<(), ControlError> {
-        self.socket.send(&FromChild::Report, Some(memfd))
+    /// The line itself, for the watchdog's thread.
+    pub(crate) fn socket(&self) -> Arc<ControlSocket> {
+        Arc::clone(&self.socket)
     }
 
-    /// Prepares the thread. The watchdog's thread gets what is asked of it through the receiver. `signals` are the ones that [`block_signals`] has blocked in every thread.
+    /// Prepares the thread. The watchdog's thread gets what is asked of it through the receiver. `signals` are the ones
+    /// that [`block_signals`] has blocked in every thread.
     pub fn listener(
         &self,
         signals: SigSet,
@@ -206,8 +209,12 @@ impl Listener {
     }
 
     /// Starts the thread. To be called after `Ready` was sent: a wish that comes before means nothing to the master.
-    pub fn start(self) -> io::Result<()> {
-        std::thread::Builder::new().name("fg-control".to_owned()).spawn(move || self.run()).map(drop)
+    pub fn start(self, on_duty: OnDuty) -> io::Result<()> {
+        let run = move || {
+            let _on_duty = on_duty;
+            self.run();
+        };
+        std::thread::Builder::new().name("fg-control".to_owned()).spawn(run).map(drop)
     }
 
     fn run(mut self) {
@@ -322,6 +329,7 @@ fn end_process(why: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::essential::{Duty, Essential};
     use super::*;
 
     fn pair() -> (ControlSocket, Control, Orders) {
@@ -329,7 +337,7 @@ mod tests {
         let control = Control::over(child);
         let (listener, orders, _reports) =
             control.listener(SigSet::empty(), Duration::from_secs(3600)).expect("listener");
-        listener.start().expect("thread");
+        listener.start(Arc::new(Essential::default()).take_up(Duty::Control)).expect("thread");
         (master, control, orders)
     }
 

@@ -41,9 +41,22 @@ impl OverLimit {
     }
 }
 
+/// True for a sample so far over the limit (a quarter of it) that waiting for further ones, and for a graceful
+/// replacement, may end with the kernel's choice of whom to kill.
+pub(super) fn is_far_over(bytes: u64, limit: Option<u64>) -> bool {
+    limit.is_some_and(|limit| bytes > limit.saturating_add(limit / 4))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quarter_over_the_limit_is_far_over() {
+        let limit = Some(1000);
+        assert_eq!([1000, 1250, 1251].map(|bytes| is_far_over(bytes, limit)), [false, false, true]);
+        assert!(!is_far_over(u64::MAX, None));
+    }
 
     #[test]
     fn private_pages_are_summed_and_shared_ones_are_not() {

@@ -9,6 +9,7 @@ pub mod boot;
 pub mod calls;
 pub mod control;
 mod drain;
+pub mod essential;
 pub(crate) mod inherited;
 mod memory;
 pub(crate) mod recycle;
@@ -16,10 +17,13 @@ pub mod task;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::watch;
 
 use self::calls::DetachedCalls;
+use self::essential::Essential;
 use crate::net::open::OpenConnections;
 
 /// Where in its life a worker is.
@@ -38,6 +42,10 @@ pub struct Lifecycle {
     calls: Rc<DetachedCalls>,
     /// One bit per entry of the row's in-flight ring; set = free.
     pub(crate) free_ring_entries: Cell<u32>,
+    /// Who must be there for as long as the worker serves.
+    pub(crate) essential: Arc<Essential>,
+    /// Private memory is so far over its limit that the worker should be killed; the sampler's word for the watchdog.
+    pub(crate) over_memory: Arc<AtomicBool>,
 }
 
 impl Default for Lifecycle {
@@ -47,6 +55,8 @@ impl Default for Lifecycle {
             connections: Rc::default(),
             calls: Rc::default(),
             free_ring_entries: Cell::new(u32::MAX),
+            essential: Arc::default(),
+            over_memory: Arc::default(),
         }
     }
 }

@@ -7,11 +7,12 @@ use forkgate_shared::control::RecycleReason;
 use forkgate_shared::rows::monotonic_ns;
 use forkgate_shared::settings::Settings;
 
+use super::essential::{Duty, OnDuty};
 use super::memory::{self, OverLimit};
 use crate::gateway::{Gateway, Shared};
 
-/// How often the event loop shows that it turns. A quarter of the second in which an operator looks twice.
-const HEARTBEAT: Duration = Duration::from_millis(250);
+/// How often the event loop shows that it turns: more often than the watchdog looks.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// Spread of the age at which workers ask, as a part of the lifetime: workers started together do not leave together.
 const AGE_JITTER: f64 = 0.1;
@@ -35,7 +36,7 @@ pub(crate) fn count_request(gateway: &Gateway) {
 }
 
 /// Keeps the row's heartbeat fresh. Never returns.
-async fn heartbeat(gateway: Shared) {
+async fn heartbeat(gateway: Shared, _on_duty: OnDuty) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -53,6 +54,8 @@ async fn watch_memory(gateway: Shared) {
         match tokio::task::spawn_blocking(memory::private_bytes).await {
             Ok(Ok(bytes)) => {
                 gateway.row().private_bytes.store(bytes, Relaxed);
+                let far_over = memory::is_far_over(bytes, gateway.settings.max_rss);
+                gateway.lifecycle.over_memory.store(far_over, Relaxed);
                 if over.sample(bytes, gateway.settings.max_rss) {
                     gateway.control.want_recycle(RecycleReason::Memory);
                 }
@@ -75,7 +78,8 @@ async fn watch_age(gateway: Shared) {
 
 /// Starts the tasks that watch this worker.
 pub(super) fn start(gateway: &Shared) {
-    super::task::spawn("heartbeat", heartbeat(Shared::clone(gateway)));
+    let on_duty = gateway.lifecycle.essential.take_up(Duty::Heartbeat);
+    super::task::spawn(on_duty.duty().as_str(), heartbeat(Shared::clone(gateway), on_duty));
     super::task::spawn("memory-sampler", watch_memory(Shared::clone(gateway)));
     super::task::spawn("age", watch_age(Shared::clone(gateway)));
 }

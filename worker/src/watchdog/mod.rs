@@ -1,2 +1,18 @@
 //! The watchdog: a thread of its own in every worker that looks at the event loop four times a second, says in the row what
 //! is wrong with it, and writes down what is going on inside when the master asks for a report.
+//!
+//! [`inputs`] reads, [`detector`] judges (pure; its rules are `stall`, `spin`, `degenerate` over a `window` of samples),
+//! [`thread`] writes the row, the log and the reports. It accuses only: whether the worker is killed is the master's
+//! decision, which looks from outside first.
+
+mod degenerate;
+mod detector;
+mod inputs;
+mod inside;
+mod spin;
+mod stack;
+mod stall;
+mod thread;
+mod window;
+
+pub(crate) use thread::{Wiring, start};

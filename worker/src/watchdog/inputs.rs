@@ -1,0 +1,195 @@
+//! Where the detector's samples come from: `/proc` of the loop's thread, the control group's `cpu.stat`, tokio's metrics,
+//! the registry of tasks and this worker's row. Files are opened once and read again at their beginning.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use forkgate_shared::rows::{Row, Rows, monotonic_ns};
+use tokio::runtime::RuntimeMetrics;
+
+use super::window::Sample;
+use crate::lifecycle::task::Registry;
+
+/// Bytes moved that are one unit of work.
+const BYTES_PER_UNIT: u64 = 64 * 1024;
+
+/// Connections accepted and probes answered that are one unit of work. The few of load balancers do not hide a spin; a
+/// flood of them keeps a loop busy and is no spin.
+const SMALL_THINGS_PER_UNIT: u64 = 10;
+
+/// The only worker thread of a current-thread runtime.
+const LOOP: usize = 0;
+
+/// Longest of the files; `stat` has at most 52 numbers.
+const LONGEST: usize = 2048;
+
+/// See the module.
+pub(super) struct Inputs {
+    schedstat: Option<File>,
+    stat: Option<File>,
+    cpu_stats: Vec<File>,
+    metrics: RuntimeMetrics,
+    registry: Arc<Registry>,
+    rows: Arc<Rows>,
+    row: usize,
+    over_memory: Arc<AtomicBool>,
+}
+
+impl Inputs {
+    /// Opens what there is to read of the thread `loop_tid`. What cannot be opened is not looked at: without `schedstat`
+    /// nothing is ever a spin or a runaway poll.
+    pub(super) fn open(
+        loop_tid: i32,
+        metrics: RuntimeMetrics,
+        registry: Arc<Registry>,
+        (rows, row): (Arc<Rows>, usize),
+        over_memory: Arc<AtomicBool>,
+    ) -> Inputs {
+        let of_thread = |name: &str| {
+            let path = format!("/proc/self/task/{loop_tid}/{name}");
+            let opened = File::open(&path);
+            opened.inspect_err(|error| tracing::warn!(path, %error, "the watchdog sees less")).ok()
+        };
+        Inputs {
+            schedstat: of_thread("schedstat"),
+            stat: of_thread("stat"),
+            cpu_stats: open_cpu_stats(),
+            metrics,
+            registry,
+            rows,
+            row,
+            over_memory,
+        }
+    }
+
+    /// Looks; the time is now, and `planned_ns` was meant.
+    pub(super) fn sample(&self, planned_ns: u64) -> Sample {
+        let mut buffer = [0; LONGEST];
+        let row = self.rows.row(self.row);
+        // The counters that a stall freezes before the time: what moves in between makes the loop look alive.
+        let turns = self.metrics.worker_park_unpark_count(LOOP);
+        let busy_ns = super::window::ns(self.metrics.worker_total_busy_duration(LOOP));
+        let (cpu_ns, delay_ns) =
+            self.schedstat.as_ref().and_then(|file| schedstat(read(file, &mut buffer)?)).unwrap_or_default();
+        let state = self.stat.as_ref().and_then(|file| state(read(file, &mut buffer)?)).unwrap_or('?');
+        let throttled = self
+            .cpu_stats
+            .iter()
+            .filter_map(|file| throttled_us(read(file, &mut buffer)?))
+            .max()
+            .unwrap_or(0);
+        let now_ns = monotonic_ns();
+        Sample {
+            now_ns,
+            late_ns: now_ns.saturating_sub(planned_ns),
+            turns,
+            busy_ns,
+            cpu_ns,
+            delay_ns,
+            state,
+            units: units(row, self.registry.work()),
+            polls: self.registry.polls(),
+            poll_since_ns: self.registry.current().since_ns,
+            beat_ns: row.heartbeat_ns.load(Relaxed),
+            throttled_ns: throttled.saturating_mul(1000),
+            in_flight: row.in_flight.load(Relaxed),
+            over_memory: self.over_memory.load(Relaxed),
+        }
+    }
+}
+
+/// Units of work so far.
+fn units(row: &Row, work: u64) -> u64 {
+    let counters = &row.counters;
+    let load = |counter: &AtomicU64| counter.load(Relaxed);
+    let bytes = load(&counters.bytes_in) + load(&counters.bytes_out);
+    let answers: u64 = counters.status.iter().map(load).sum();
+    let probes = answers.saturating_sub(load(&counters.requests));
+    work + bytes / BYTES_PER_UNIT + (load(&counters.accepted) + probes) / SMALL_THINGS_PER_UNIT
+}
+
+fn read<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a str> {
+    let length = file.read_at(buffer, 0).ok()?;
+    std::str::from_utf8(buffer.get(..length)?).ok()
+}
+
+/// Nanoseconds on a CPU and of waiting for one.
+fn schedstat(text: &str) -> Option<(u64, u64)> {
+    let mut numbers = text.split_ascii_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// The state in `stat`, behind a name in parentheses that may hold anything.
+fn state(text: &str) -> Option<char> {
+    text.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+fn throttled_us(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("throttled_usec ")?.trim().parse().ok())
+}
+
+/// `cpu.stat` knows the quota of the group itself, `cpu.stat.local` (newer kernels) also those above it.
+fn open_cpu_stats() -> Vec<File> {
+    let Ok(text) = std::fs::read_to_string("/proc/self/cgroup") else { return Vec::new() };
+    let Some(group) = own_group(&text) else { return Vec::new() };
+    ["cpu.stat", "cpu.stat.local"].iter().filter_map(|name| File::open(group.join(name)).ok()).collect()
+}
+
+/// The directory of the process's group in the unified hierarchy.
+fn own_group(text: &str) -> Option<PathBuf> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(PathBuf::from("/sys/fs/cgroup").join(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_files_say() {
+        assert_eq!(schedstat("123 45 6\n"), Some((123, 45)));
+        assert_eq!(schedstat("123"), None);
+        assert_eq!(state("7 (a) D (x) R 1 2"), Some('R'));
+        assert_eq!(state("7 a"), None);
+        assert_eq!(throttled_us("usage_usec 5\nnr_throttled 2\nthrottled_usec 99\n"), Some(99));
+        assert_eq!(throttled_us("usage_usec 5\n"), None);
+        let path = own_group("3:cpu:/x\n0::/user.slice/a b\n");
+        assert_eq!(path, Some(PathBuf::from("/sys/fs/cgroup/user.slice/a b")));
+        assert_eq!(own_group("3:cpu:/x\n"), None);
+    }
+
+    #[test]
+    fn a_flood_of_probes_is_work_and_the_odd_one_is_hardly_any() {
+        let row = Row::default();
+        row.counters.status[1].store(5, Relaxed);
+        assert_eq!(units(&row, 7), 7);
+        row.counters.status[1].store(1005, Relaxed);
+        row.counters.requests.store(5, Relaxed);
+        row.counters.bytes_out.store(10 * BYTES_PER_UNIT, Relaxed);
+        assert_eq!(units(&row, 5), 5 + 100 + 10);
+    }
+
+    #[test]
+    fn the_thread_of_a_loop_is_read_again_and_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let (rows, _fd) = Rows::create(1).expect("rows");
+        let tid = nix::unistd::gettid().as_raw();
+        let inputs = Inputs::open(
+            tid,
+            runtime.metrics(),
+            Arc::new(Registry::new()),
+            (Arc::new(rows), 0),
+            Arc::default(),
+        );
+        let first = inputs.sample(0);
+        assert_eq!((first.state, first.late_ns), ('R', first.now_ns), "{first:?}");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        // The clock of a running thread moves with the scheduler's tick.
+        while inputs.sample(0).cpu_ns == first.cpu_ns {
+            assert!(std::time::Instant::now() < deadline, "the thread's time stands still");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Samples of the event loop's stack.
+
+/// To be called once before the first sample.
+pub(super) fn prepare() {}
