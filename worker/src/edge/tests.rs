@@ -319,3 +319,27 @@ async fn a_refused_request_does_not_cost_the_connection_unless_it_says_so() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn an_overloaded_worker_turns_calls_away_and_says_when_to_come_back() {
+    LocalSet::new()
+        .run_until(async {
+            let world = world(Port::Main, |_| {}).await;
+            let token = world.token(false);
+            let starved = &world.gateway.row().evidence.starved;
+            starved.store(1, Relaxed);
+            let answer = world.ask("POST /mcp HTTP/1.1", Some(&token), "{}").await;
+            assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 5\r\n"), "{answer}");
+            // Only an administrator may do the last one: that is still looked at.
+            for (head, status) in [("GET /ready", 503), ("GET /health", 200), ("POST /v1/gateways", 403)] {
+                assert_eq!(
+                    world.status(&format!("{head} HTTP/1.1"), Some(&token), "").await,
+                    status,
+                    "{head}"
+                );
+            }
+            starved.store(0, Relaxed);
+            assert_eq!(world.status("GET /ready HTTP/1.1", None, "").await, 200);
+        })
+        .await;
+}

@@ -41,6 +41,9 @@ use crate::watchdog;
 const EXIT_BOOT: u8 = 3;
 const EXIT_SETTINGS: u8 = 4;
 
+/// What the event loop's root is called among the tasks.
+pub(crate) const ROOT_TASK: &str = "worker";
+
 /// Descriptors kept for what is not a client's connection (upstreams, the database, files), as a part of the limit.
 const RESERVED_SHARE: u64 = 4;
 /// Connections of the admin port: operators and scrapers, not clients.
@@ -152,7 +155,7 @@ fn serve(
         .doing("starting the event loop")?;
     let metrics = runtime.metrics();
     let local = LocalSet::new();
-    let life = task::root("worker", async {
+    let life = task::root(ROOT_TASK, async {
         let gateway = Rc::new(Gateway {
             auth: Authenticator::new(&settings),
             sessions: Sessions::open(

@@ -3,14 +3,14 @@
 //! It shares no lock with the event loop and waits for nothing but its clock and its orders, so it goes on when the loop
 //! does not. The row is written before the log: a log that nobody reads may block.
 
+use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
-
-use std::os::fd::AsFd;
 
 use forkgate_shared::control::{ControlSocket, FromChild, RecycleReason};
 use forkgate_shared::rows::{Evidence, Rows, monotonic_ns};
@@ -22,9 +22,10 @@ use super::detector::{Detector, Judgement, Limits, Standing};
 use super::inputs::Inputs;
 use super::window::{TICK, ns};
 use super::{inside, stack};
+use crate::lifecycle::boot::ROOT_TASK;
 use crate::lifecycle::control::ReportOrders;
 use crate::lifecycle::essential::Essential;
-use crate::lifecycle::task::Registry;
+use crate::lifecycle::task::{Registry, TaskFacts};
 use crate::observe::throttle::Throttle;
 
 /// For all that a worker finds out about itself; the master waits for five seconds.
@@ -34,6 +35,9 @@ const REPORT_BUDGET: Duration = Duration::from_millis(3500);
 const SLOW_POLL_LINES: Duration = Duration::from_secs(10);
 /// Between two lines about wake storms.
 const STORM_LINES: Duration = Duration::from_secs(60);
+
+/// How long polls are counted for the name of a task that spins.
+const CENSUS: Duration = Duration::from_millis(20);
 
 /// What the thread works with.
 pub(crate) struct Wiring {
@@ -200,7 +204,7 @@ impl Watchdog {
         let Some(Standing { claim, since_ns }) = standing else {
             return tracing::warn!("the event loop is well again");
         };
-        let (task, place) = self.polled();
+        let (task, place) = if claim.verdict == Verdict::Spin { self.polled_most() } else { self.polled() };
         let verdict = claim.verdict.as_str();
         let seconds = now_ns.saturating_sub(since_ns) as f64 / 1e9;
         match claim.stage {
@@ -211,8 +215,21 @@ impl Watchdog {
 
     /// Name and place of the task that is polled right now.
     fn polled(&self) -> (&'static str, String) {
-        let facts = self.wiring.registry.find(self.wiring.registry.current().task);
-        facts.map_or(("none", String::new()), |facts| (facts.name, facts.place.to_string()))
+        name(self.wiring.registry.find(self.wiring.registry.current().task))
+    }
+
+    /// Name and place of the task that is polled most within [`CENSUS`]; the loop's root, which is polled whenever
+    /// something else is, only when there is no other.
+    fn polled_most(&self) -> (&'static str, String) {
+        let registry = &self.wiring.registry;
+        let before: HashMap<u64, u64> =
+            registry.snapshot().into_iter().map(|facts| (facts.id, facts.polls)).collect();
+        std::thread::sleep(CENSUS);
+        let polls = |facts: &TaskFacts| {
+            let more = facts.polls.saturating_sub(before.get(&facts.id).copied().unwrap_or(0));
+            (more > 0 && facts.name != ROOT_TASK, more)
+        };
+        name(registry.snapshot().into_iter().max_by_key(polls))
     }
 
     /// Asks to be replaced, once: a worker with two reasons has one.
@@ -246,3 +263,11 @@ impl Watchdog {
         }
     }
 }
+
+/// What a task is called, and where it was started.
+fn name(task: Option<TaskFacts>) -> (&'static str, String) {
+    task.map_or(("none", String::new()), |facts| (facts.name, facts.place.to_string()))
+}
+
+#[cfg(test)]
+mod tests;
