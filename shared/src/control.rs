@@ -63,6 +63,12 @@ impl RecycleReason {
         self as usize
     }
 
+    /// True when the worker does not wait for `GATEWAY_RECYCLE_MIN_INTERVAL`: somebody wants it now, or it lacks something
+    /// that it cannot serve without.
+    pub fn is_urgent(self) -> bool {
+        matches!(self, RecycleReason::Operator | RecycleReason::EssentialTask)
+    }
+
     /// The words for logs, `ctl` and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

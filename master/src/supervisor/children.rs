@@ -103,9 +103,9 @@ impl Supervisor {
     }
 
     pub(super) fn want_recycle(&mut self, id: ChildId, reason: RecycleReason, now: Ns) {
-        // An operator does not wait for the interval that an older wish waits for.
+        // An urgent wish does not wait for the interval that an older one waits for.
         if let Some(slot) = self.slots.values_mut().find(|slot| slot.primary == Some(id))
-            && (slot.wish.is_none() || reason == RecycleReason::Operator)
+            && (slot.wish.is_none() || reason.is_urgent())
         {
             slot.wish = Some(Wish { reason, since: now });
         }

@@ -31,7 +31,7 @@ impl Supervisor {
         if let Some(slot) = self.slots.get_mut(&slot) {
             slot.standby = Some(child);
         }
-        if !matches!(reason, RecycleReason::Reload | RecycleReason::Operator) {
+        if reason != RecycleReason::Reload && !reason.is_urgent() {
             self.last_recycle = Some(now);
         }
         self.hold_token(child, slot, reason);
@@ -51,7 +51,7 @@ impl Supervisor {
         self.slots.iter().find(|(_, slot)| due(slot)).map(|(id, _)| (*id, RecycleReason::Reload))
     }
 
-    /// The operator's wish, which waits for no interval, or the oldest, so that none waits for ever.
+    /// An urgent wish, which waits for no interval, or the oldest, so that none waits for ever.
     fn next_to_recycle(&self, now: Ns) -> Option<(SlotId, RecycleReason)> {
         let interval_over = self.last_recycle.is_none_or(|last| last + self.plan.recycle_min_interval <= now);
         let enough =
@@ -59,12 +59,12 @@ impl Supervisor {
         if !matches!(self.reload, Reload::Idle) {
             return None;
         }
-        let granted = |reason| reason == RecycleReason::Operator || interval_over && enough;
+        let granted = |reason: RecycleReason| reason.is_urgent() || interval_over && enough;
         let wishes = self.slots.iter().filter(|(_, slot)| self.replaceable(slot, now));
         wishes
             .filter_map(|(id, slot)| slot.wish.map(|wish| (wish.since, *id, wish.reason)))
             .filter(|(_, _, reason)| granted(*reason))
-            .min_by_key(|(since, id, reason)| (*reason != RecycleReason::Operator, *since, *id))
+            .min_by_key(|(since, id, reason)| (!reason.is_urgent(), *since, *id))
             .map(|(_, id, reason)| (id, reason))
     }
 
