@@ -13,6 +13,8 @@ pub mod catalog;
 pub mod demo;
 pub mod edge;
 pub mod failure;
+#[cfg(feature = "faults")]
+pub mod faults;
 #[cfg(test)]
 mod fixtures;
 pub mod gateway;

@@ -30,11 +30,18 @@ pub fn run(args: DemoArgs) -> ExitCode {
         ("GATEWAY_LOG_LEVEL", "warn".to_owned()),
     ];
     let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let code = serve::start(Sources { flags, ..Sources::default() }, Some(DemoOptions { json: args.json }));
+    let sources = Sources { flags, process_env: allowed_faults(), ..Sources::default() };
+    let code = serve::start(sources, Some(DemoOptions { json: args.json }));
     if let Err(error) = state_dir.close() {
         output::complain("warning", &format!("the temporary directory was not removed: {error}"));
     }
     code
+}
+
+/// The one thing that a binary for tests takes from the environment.
+fn allowed_faults() -> Vec<(String, String)> {
+    let allowed = cfg!(feature = "faults").then(|| std::env::var("GATEWAY_FAULTS").ok()).flatten();
+    allowed.map(|value| ("GATEWAY_FAULTS".to_owned(), value)).into_iter().collect()
 }
 
 /// 256 bits in hex, for this run only.

@@ -24,6 +24,12 @@ use forkgate_shared::settings::{Settings, docs, parse};
 
 use settings_args::{SettingsArgs, SourceArgs};
 
+/// What `--version` says.
+const VERSION: &str = if cfg!(feature = "faults") {
+    concat!(env!("CARGO_PKG_VERSION"), "+faults")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
 /// Exit code for settings that are not valid.
 const SETTINGS_INVALID: u8 = 4;
 /// Exit code for wrong usage (`EX_USAGE` of sysexits.h).
@@ -55,7 +61,7 @@ All settings, with units, defaults and reasons: docs/settings.md";
 /// Keeps N workers alive on one port, each a complete MCP gateway; any of them can be replaced at any moment and no
 /// client notices.
 #[derive(Parser)]
-#[command(name = "forkgate", version, after_help = EXAMPLES, arg_required_else_help = true, propagate_version = true)]
+#[command(name = "forkgate", version = VERSION, after_help = EXAMPLES, arg_required_else_help = true, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

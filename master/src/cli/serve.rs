@@ -7,6 +7,12 @@ use forkgate_shared::settings::{Settings, Sources};
 
 use crate::system::{self, DemoOptions, ServeOptions};
 
+/// Why a binary for tests does not start as if it were a real one.
+#[cfg(feature = "faults")]
+const FAULTS_NOT_ALLOWED: &str = "this binary was built with the feature `faults`: anybody who reaches its ports can tell \
+it to harm itself (POST /_fault/NAME); it is for tests only, and starts with GATEWAY_FAULTS=1 in its environment or in its \
+--env-file; for anything else use a binary without that feature";
+
 /// Loads the settings and hands over to the master.
 pub fn run(sources: Sources) -> ExitCode {
     start(sources, None)
@@ -14,6 +20,11 @@ pub fn run(sources: Sources) -> ExitCode {
 
 /// The same for `demo`.
 pub fn start(sources: Sources, demo: Option<DemoOptions>) -> ExitCode {
+    #[cfg(feature = "faults")]
+    if !sources.allow_faults() {
+        super::output::complain("error", FAULTS_NOT_ALLOWED);
+        return ExitCode::from(super::SETTINGS_INVALID);
+    }
     let loaded = match Settings::load(sources.clone()) {
         Ok(loaded) => loaded,
         Err(errors) => return super::invalid(&errors),

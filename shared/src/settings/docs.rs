@@ -38,9 +38,9 @@ the old settings stay in force. Settings marked *restart* are reported when they
 
 **Mistakes.** Every problem is reported in one run, one line each, with exit code 4. An unknown name that begins with
 `GATEWAY_` is one; so is any unknown name in the TOML file. Names that Kubernetes injects for a Service called `gateway`
-(`GATEWAY_PORT`, `GATEWAY_PORT_*`, `GATEWAY_SERVICE_HOST`, `GATEWAY_SERVICE_PORT*`) are ignored. A setting of
-ContextForge, gunicorn or granian that has no meaning here (`GUNICORN_KEEP_ALIVE`, `AUTH_ENCRYPTION_SECRET`, …) is named in
-one warning.
+(`GATEWAY_PORT`, `GATEWAY_PORT_*`, `GATEWAY_SERVICE_HOST`, `GATEWAY_SERVICE_PORT*`) are ignored, and so is
+`GATEWAY_FAULTS`, which lets a binary made for tests start (`docs/faults.md`). A setting of ContextForge, gunicorn or granian
+that has no meaning here (`GUNICORN_KEEP_ALIVE`, `AUTH_ENCRYPTION_SECRET`, …) is named in one warning.
 ";
 
 /// The whole page.

@@ -95,6 +95,9 @@ pub struct Entry {
 /// The strength of a tier is its index: 0 is the strongest.
 pub type Tiers = [Vec<Entry>; 4];
 
+/// Lets a binary that was built with the feature `faults` start; known to all builds, so that one env file serves both.
+const FAULTS: &str = "GATEWAY_FAULTS";
+
 /// Index of the env file's tier.
 const ENV_FILE: usize = 1;
 /// Index of the process environment's tier.
@@ -143,6 +146,15 @@ impl Sources {
             .filter(|(name, value)| !from_file.iter().any(|e| e.name == *name && e.value == *value))
             .collect();
         sources
+    }
+
+    /// True when `GATEWAY_FAULTS=1` stands in the env file, or in the environment of the process.
+    pub fn allow_faults(&self) -> bool {
+        let tiers = self.read(&mut Vec::new());
+        let given = [ENV_FILE, ENVIRONMENT].into_iter().filter_map(|tier| {
+            tiers[tier].iter().rev().find(|entry| entry.name == FAULTS && !entry.value.trim().is_empty())
+        });
+        given.map(|entry| entry.value.trim() == "1").next().unwrap_or(false)
     }
 
     /// A name of the environment that is no setting.
@@ -248,7 +260,7 @@ pub fn check_names(tiers: &Tiers, problems: &mut Vec<Problem>, warnings: &mut Ve
         let shared = tier == ENV_FILE || tier == ENVIRONMENT;
         for entry in entries {
             let name = entry.name.as_str();
-            if table::find(name).is_some() {
+            if table::find(name).is_some() || name == FAULTS {
                 continue;
             }
             if kubernetes::is_injected_with(name, &entry.value) {

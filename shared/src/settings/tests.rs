@@ -297,6 +297,20 @@ fn names_that_kubernetes_injects_are_ignored() {
 }
 
 #[test]
+fn the_name_that_lets_faults_happen_is_known_and_no_setting() {
+    let (_keep, env_file) = file("GATEWAY_FAULTS=1\n");
+    for (sources, allowed) in [
+        (Sources { env_file: Some(env_file.clone()), ..environment(&[]) }, true),
+        (environment(&[("GATEWAY_FAULTS", "1")]), true),
+        (environment(&[("GATEWAY_FAULTS", "0")]), false),
+        (environment(&[]), false),
+        (Sources { env_file: Some(env_file), ..environment(&[("GATEWAY_FAULTS", "0")]) }, true),
+    ] {
+        assert_eq!((sources.allow_faults(), load(&sources).warnings), (allowed, Vec::<String>::new()));
+    }
+}
+
+#[test]
 fn impossible_combinations_are_refused_and_odd_ones_warned_of() {
     let found =
         problems(&environment(&[("GATEWAY_BIND", "0.0.0.0:80"), ("GATEWAY_ADMIN_BIND", "127.0.0.1:80")]));

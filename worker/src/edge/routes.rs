@@ -9,6 +9,7 @@
 //! | `/health`, `/healthz` · `/ready`, `/readyz` · `/version` | both | probes, open without a token |
 //! | `/gateways`, `/tools`, `/servers`, `/resources`, `/prompts`, each with what follows | both | the admin API |
 //! | `/status` · `/metrics`, `/metrics/prometheus` | admin port | operators |
+//! | `/_fault/{name}` | both, in builds with the feature `faults` | tests |
 //!
 //! A segment that stands for an id or a name is percent-decoded.
 
@@ -30,6 +31,8 @@ pub(super) enum Route {
     Version,
     Status,
     Metrics,
+    #[cfg(feature = "faults")]
+    Fault(String),
 }
 
 impl Route {
@@ -44,6 +47,8 @@ impl Route {
             | Route::Version
             | Route::Status
             | Route::Metrics => None,
+            #[cfg(feature = "faults")]
+            Route::Fault(_) => None,
         }
     }
 
@@ -74,6 +79,8 @@ pub(super) fn find(path: &str, port: Port) -> Option<Route> {
         ("version", None, None) => Route::Version,
         ("status", None, None) if port == Port::Admin => Route::Status,
         ("metrics", None | Some("prometheus"), None) if port == Port::Admin => Route::Metrics,
+        #[cfg(feature = "faults")]
+        ("_fault", Some(name), None) => Route::Fault(decode(name)?),
         (name, _, _) => return api(name, path),
     };
     segments.next().is_none().then_some(route)

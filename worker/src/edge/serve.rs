@@ -207,6 +207,10 @@ async fn respond(
         Some(route @ (Route::Status | Route::Metrics)) => {
             observed(edge, &route, &head).unwrap_or_else(|refusal| refusal.answer(Reader::Rest))
         }
+        #[cfg(feature = "faults")]
+        Some(Route::Fault(name)) => {
+            fault(&name, &head).await.unwrap_or_else(|refusal| refusal.answer(Reader::Rest))
+        }
     };
     if let Some(cors) = cors {
         cors.allow(&mut response);
@@ -337,4 +341,14 @@ fn observed(edge: &Edge, route: &Route, head: &Parts) -> Result<Response<Body>, 
         Route::Status => observe::status(&edge.gateway),
         _ => observe::metrics(&edge.gateway),
     })
+}
+
+/// Harms this worker, for tests.
+#[cfg(feature = "faults")]
+async fn fault(name: &str, head: &Parts) -> Result<Response<Body>, Refusal> {
+    if head.method != Method::POST {
+        return Err(Refusal::NoSuchMethod("POST"));
+    }
+    let committed = crate::faults::commit(name, head.uri.query()).await;
+    committed.ok_or_else(|| Refusal::NoSuchPath(head.uri.path().chars().take(200).collect()))
 }
