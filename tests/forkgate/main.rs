@@ -20,6 +20,11 @@ mod rows;
 mod sessions;
 mod settings;
 mod systemd;
+mod watchdog;
+mod watchdog_clocks;
+mod watchdog_modes;
+mod watchdog_scene;
+mod watchdog_spares;
 
 use std::process::ExitCode;
 
@@ -46,6 +51,11 @@ fn main() -> ExitCode {
         rows::TESTS,
         metrics::TESTS,
         recycles::TESTS,
+        watchdog::TESTS,
+        watchdog_scene::TESTS,
+        watchdog_modes::TESTS,
+        watchdog_spares::TESTS,
+        watchdog_clocks::TESTS,
         systemd::TESTS,
     ]
     .concat();

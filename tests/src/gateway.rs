@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::http::{self, Answer, Request};
 use crate::mcp::Endpoint;
 use crate::process::{self, Signal};
+pub use crate::status::{Recycles, Status, Worker};
 use crate::upstream::{Upstream, free_port, read_tail};
 use crate::{mcp, paths, runner, token, wait};
 
@@ -35,6 +36,8 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 pub struct Setup {
     settings: BTreeMap<String, String>,
     directory: PathBuf,
+    binary: PathBuf,
+    wrapper: Vec<String>,
 }
 
 impl Default for Setup {
@@ -49,7 +52,8 @@ impl Setup {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let directory = paths::of_test(&runner::current_test()).join(format!("gateway-{number}"));
         std::fs::create_dir_all(&directory).expect("the test's directory is writable");
-        let setup = Setup { settings: BTreeMap::new(), directory };
+        let (settings, binary, wrapper) = (BTreeMap::new(), paths::forkgate(), Vec::new());
+        let setup = Setup { settings, directory, binary, wrapper };
         let state = paths::short(number).join("state").display().to_string();
         setup
             .set("GATEWAY_BIND", format!("127.0.0.1:{}", free_port()))
@@ -58,6 +62,23 @@ impl Setup {
             .set("GATEWAY_WORKERS", "2")
             .set("GATEWAY_JWT_SECRET", token::SECRET)
             .set("SSRF_ALLOW_LOCALHOST", "true")
+    }
+
+    /// The same with the binary that can be told to harm itself.
+    pub fn with_faults() -> Setup {
+        let binary = paths::forkgate_faults();
+        assert!(
+            binary.exists(),
+            "{} is missing: cargo build --release -p forkgate --features faults, and copy the binary there",
+            binary.display()
+        );
+        Setup { binary, ..Setup::new() }.set("GATEWAY_FAULTS", "1")
+    }
+
+    /// Starts the gateway through this program, which must become it.
+    pub fn through(mut self, words: &[&str]) -> Setup {
+        self.wrapper = words.iter().map(|&word| word.to_owned()).collect();
+        self
     }
 
     /// Sets a setting.
@@ -99,7 +120,10 @@ impl Setup {
 
     /// A command of the binary under test with a bare environment.
     pub fn bare_command(&self) -> Command {
-        let mut command = Command::new(paths::forkgate());
+        self.bare(Command::new(&self.binary))
+    }
+
+    fn bare(&self, mut command: Command) -> Command {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -128,7 +152,10 @@ impl Setup {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.join(format!("serve-{number}.log"));
         let output = File::create(&log).expect("the test's directory is writable");
-        let mut command = self.bare_command();
+        let mut words = self.wrapper.iter().map(AsRef::as_ref).chain([self.binary.as_os_str()]);
+        let mut command = Command::new(words.next().expect("the binary at least"));
+        command.args(words);
+        let mut command = self.bare(command);
         command.args(["serve", "--env-file"]).arg(self.env_file());
         command.stdout(output.try_clone().expect("a descriptor is free")).stderr(output);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -168,63 +195,6 @@ pub struct Gateway {
     /// How it was started.
     pub setup: Setup,
     tokens: Tokens,
-}
-
-/// What `ctl status --json` says; see the product's documentation for the fields.
-#[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "the names are the product's")]
-pub struct Status {
-    pub target: u64,
-    pub ready: u64,
-    pub row_capacity: usize,
-    pub settings_generation: u64,
-    pub catalog_generation: u64,
-    pub requests: u64,
-    pub accepted: u64,
-    pub recycles: Recycles,
-    pub kills: std::collections::BTreeMap<String, u64>,
-    pub crashes: u64,
-    pub workers: Vec<Worker>,
-}
-
-/// Voluntary replacements by reason.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[expect(missing_docs, reason = "the names are the product's")]
-pub struct Recycles {
-    pub max_requests: u64,
-    pub memory: u64,
-    pub age: u64,
-    pub reload: u64,
-    pub operator: u64,
-}
-
-/// One worker.
-#[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "the names are the product's")]
-pub struct Worker {
-    pub slot: u32,
-    pub pid: u32,
-    pub generation: u64,
-    pub state: String,
-    pub requests: u64,
-    pub request_limit: u64,
-    pub connections: u64,
-    pub in_flight: u64,
-    pub private_bytes: u64,
-    pub catalog_generation: u64,
-    pub settings_generation: u64,
-}
-
-impl Status {
-    /// The workers that accept connections.
-    pub fn serving(&self) -> impl Iterator<Item = &Worker> {
-        self.workers.iter().filter(|worker| worker.state == "serving")
-    }
-
-    /// True when the workers that are meant to be there are there, and no others.
-    pub fn is_settled(&self) -> bool {
-        self.ready == self.target && self.workers.len() as u64 == self.target
-    }
 }
 
 impl Gateway {

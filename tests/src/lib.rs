@@ -3,17 +3,22 @@
 //! Rules that everything here keeps: a wait is for a condition and has a deadline; a process that was started is
 //! stopped by its id when its owner goes out of scope; a failure says what was seen, not only what was expected.
 
+pub mod cgroup;
 pub mod claims;
 pub mod clients;
+pub mod crash_report;
+pub mod fault;
 pub mod gateway;
 pub mod http;
 pub mod load;
 pub mod mcp;
+pub mod neighbour;
 pub mod paths;
 pub mod process;
 pub mod raw;
 pub mod runner;
 pub mod skip;
+pub mod status;
 pub mod systemd;
 pub mod token;
 pub mod upstream;

@@ -67,6 +67,8 @@ pub struct Plan {
     pub keep_alive: usize,
     /// Open streams.
     pub streams: usize,
+    /// From an answer to the same client's next request.
+    pub pause: Duration,
     /// Network namespace to run in (`/proc/PID/ns/net`).
     pub network: Option<PathBuf>,
 }
@@ -74,7 +76,14 @@ pub struct Plan {
 impl Plan {
     /// The three kinds together, as many as two cores bear beside the gateway.
     pub fn mixed(peer: SocketAddr, endpoint: Endpoint, echo: &str) -> Plan {
-        Plan { peer, endpoint, echo: echo.to_owned(), fresh: 4, keep_alive: 6, streams: 6, network: None }
+        let (pause, network) = (Duration::ZERO, None);
+        Plan { peer, endpoint, echo: echo.to_owned(), fresh: 4, keep_alive: 6, streams: 6, pause, network }
+    }
+
+    /// A few requests per second, which leave the CPUs to what is tested.
+    pub fn light(peer: SocketAddr, endpoint: Endpoint, echo: &str) -> Plan {
+        let pause = Duration::from_millis(250);
+        Plan { fresh: 2, keep_alive: 2, streams: 1, pause, ..Plan::mixed(peer, endpoint, echo) }
     }
 }
 
@@ -97,6 +106,12 @@ struct Shared {
 impl Shared {
     fn running(&self) -> bool {
         !self.stop.load(Relaxed)
+    }
+
+    fn rest(&self) {
+        if !self.plan.pause.is_zero() {
+            std::thread::sleep(self.plan.pause);
+        }
     }
 
     fn lose(&self, kind: Kind, failure: Failure, client: Option<SocketAddr>) {
@@ -286,6 +301,7 @@ fn fresh(shared: &Shared, number: u8) {
             Ok(()) => _ = shared.counts.answered[0].fetch_add(1, Relaxed),
             Err(failure) => shared.lose(Kind::Fresh, failure, Some(connection.local)),
         }
+        shared.rest();
     }
 }
 
@@ -323,6 +339,7 @@ fn converse(
         *id += 1;
         call(shared, connection, session.as_deref(), *id)?;
         shared.counts.answered[1].fetch_add(1, Relaxed);
+        shared.rest();
     }
     Ok(())
 }

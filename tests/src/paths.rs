@@ -21,6 +21,12 @@ pub fn forkgate() -> PathBuf {
     std::env::var_os("FORKGATE_BIN").map_or_else(|| target().join("release/forkgate"), PathBuf::from)
 }
 
+/// The binary that can be told to harm itself: `FORKGATE_FAULTS_BIN`, else where `tests/run` puts its release build.
+pub fn forkgate_faults() -> PathBuf {
+    std::env::var_os("FORKGATE_FAULTS_BIN")
+        .map_or_else(|| target().join("release/forkgate-faults"), PathBuf::from)
+}
+
 /// The fast upstream, built in release.
 pub fn fastup() -> PathBuf {
     std::env::var_os("FASTUP_BIN").map_or_else(|| target().join("release/fastup"), PathBuf::from)

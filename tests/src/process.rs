@@ -29,6 +29,11 @@ pub fn is_stopped(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| fields[0] == "T")
 }
 
+/// True while the process is stopped or a debugger holds it.
+pub fn stands_still(pid: u32) -> bool {
+    stat(pid).is_some_and(|fields| fields[0].eq_ignore_ascii_case("t"))
+}
+
 /// Living children.
 pub fn children(pid: u32) -> Vec<u32> {
     let mut found: Vec<u32> =

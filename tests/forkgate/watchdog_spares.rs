@@ -1,0 +1,183 @@
+//! The watchdog lets live what is alive: load, honest slowness, many idle streams, big payloads; and a machine that others
+//! use or stop. The limits are the shortest that leave room for a suspicion, so every test is several windows long.
+
+use std::time::Duration;
+
+use forkgate_tests::cgroup::Quota;
+use forkgate_tests::fault;
+use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, START_LIMIT, Setup};
+use forkgate_tests::http::{Connection, once};
+use forkgate_tests::load::{Load, Plan};
+use forkgate_tests::mcp;
+use forkgate_tests::neighbour::Neighbour;
+use forkgate_tests::runner::Test;
+use forkgate_tests::skip::Verdict;
+use forkgate_tests::{crash_report, note, paths, wait};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub const TESTS: &[Test] = &[
+    Test { name: "watchdog_spares_full_load", limit: LIMIT, run: full_load },
+    Test { name: "watchdog_spares_honest_slow_requests", limit: LIMIT, run: || slow(0) },
+    Test { name: "watchdog_spares_slow_requests_beside_busy_neighbours", limit: LIMIT, run: || slow(cpus()) },
+    Test { name: "watchdog_spares_2000_idle_streams", limit: LIMIT, run: idle_streams },
+    Test { name: "watchdog_spares_big_payloads", limit: LIMIT, run: payloads },
+    Test { name: "watchdog_spares_a_worker_under_a_cpu_quota", limit: LIMIT, run: quota },
+];
+
+/// Longer than three of the windows below.
+const SEVERAL_WINDOWS: Duration = Duration::from_secs(10);
+/// A full minute in the longer form.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The windows of all these tests.
+pub fn impatient(setup: Setup) -> Setup {
+    setup.set("GATEWAY_STALL_TIMEOUT", "3").set("GATEWAY_SPIN_WINDOW", "3")
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// The workers, and that nothing happens to them.
+pub struct Calm {
+    pids: Vec<u32>,
+}
+
+impl Calm {
+    /// As it is now.
+    pub fn of(gateway: &Gateway) -> Calm {
+        Calm { pids: gateway.status().workers.iter().map(|worker| worker.pid).collect() }
+    }
+
+    /// They live, nobody was killed, replaced or reported.
+    #[track_caller]
+    pub fn assert_kept(&self, gateway: &Gateway) {
+        let status = gateway.wait_settled();
+        let pids: Vec<u32> = status.workers.iter().map(|worker| worker.pid).collect();
+        assert!(status.kills.values().all(|&count| count == 0) && status.crashes == 0, "{status:?}");
+        assert_eq!(
+            (pids, status.recycles.suspect),
+            (self.pids.clone(), 0),
+            "somebody was suspected: {status:?}"
+        );
+        assert!(crash_report::all(gateway).is_empty(), "somebody was reported");
+    }
+}
+
+/// Lets time pass; sooner over when a client loses something.
+pub fn pass(span: Duration, load: &Load) {
+    wait::within(span, || (load.lost() > 0).then_some(()));
+}
+
+fn full_load() -> Verdict {
+    let gateway = impatient(Setup::new()).start();
+    let _upstream = gateway.with_fast_upstream();
+    let calm = Calm::of(&gateway);
+    let load = Load::start(Plan::mixed(gateway.address, gateway.federated(), "fast__echo"));
+    pass(if paths::soaking() { LONG } else { SEVERAL_WINDOWS }, &load);
+    let report = load.stop();
+    note!("{report}");
+    report.assert_nothing_lost();
+    calm.assert_kept(&gateway);
+    gateway.stop();
+    Ok(())
+}
+
+/// One request per second that costs 0.4 s of CPU and gives way every 10 ms; nothing else gets done.
+fn slow(neighbours: usize) -> Verdict {
+    let gateway = impatient(Setup::with_faults()).workers(1).start();
+    let calm = Calm::of(&gateway);
+    let busy: Vec<Neighbour> = (0..neighbours).map(|_| Neighbour::start()).collect();
+    let mut connection = Connection::open(gateway.address, EXCHANGE_LIMIT).expect("a connection");
+    let turns = if paths::soaking() { LONG } else { SEVERAL_WINDOWS }.as_secs();
+    for _ in 0..turns {
+        let begun = std::time::Instant::now();
+        fault::plant(&mut connection, "slow", "");
+        wait::within(Duration::from_secs(1).saturating_sub(begun.elapsed()), || None::<()>);
+    }
+    drop(busy);
+    calm.assert_kept(&gateway);
+    gateway.stop();
+    Ok(())
+}
+
+fn idle_streams() -> Verdict {
+    const STREAMS: usize = 2000;
+    raise_descriptor_limit();
+    let gateway = impatient(Setup::new()).set("SSE_KEEPALIVE_INTERVAL", "1").start();
+    let calm = Calm::of(&gateway);
+    let endpoint = gateway.federated();
+    let mut streams: Vec<Connection> = (0..STREAMS)
+        .map(|number| {
+            let opened = Connection::open(gateway.address, EXCHANGE_LIMIT).and_then(|mut connection| {
+                let session = endpoint.open_session(&mut connection)?;
+                connection.send(&endpoint.listen(&session))?;
+                let head = connection.head()?;
+                assert_eq!(head.status, 200, "stream {number}");
+                Ok(connection)
+            });
+            opened.unwrap_or_else(|failure| panic!("stream {number}: {failure}"))
+        })
+        .collect();
+    wait::within(SEVERAL_WINDOWS, || None::<()>);
+    let open: u64 = gateway.status().workers.iter().map(|worker| worker.streams).sum();
+    assert_eq!(open, STREAMS as u64);
+    calm.assert_kept(&gateway);
+    let closed = streams.iter_mut().filter_map(|stream| stream.is_closed().then_some(())).count();
+    assert_eq!(closed, 0, "streams were closed");
+    drop(streams);
+    gateway.stop();
+    Ok(())
+}
+
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("getrlimit works");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit is allowed");
+}
+
+/// Both ways: the tool answers what it was sent.
+fn payloads() -> Verdict {
+    const MB: usize = 1_000_000;
+    for (size, limit) in [(15 * MB, None), (100 * MB, Some("128M"))] {
+        let setup = impatient(Setup::new());
+        let setup = match limit {
+            Some(limit) => setup.set("GATEWAY_MAX_BODY", limit).set("GATEWAY_MAX_ANSWER", limit),
+            None => setup,
+        };
+        let gateway = setup.start();
+        let _upstream = gateway.with_fast_upstream();
+        let calm = Calm::of(&gateway);
+        let sent = "x".repeat(size);
+        let call = gateway.federated().call(1, "fast__echo", &json!({"message": sent}));
+        for _ in 0..3 {
+            let answer =
+                once(gateway.address, &call, START_LIMIT).unwrap_or_else(|failure| panic!("{failure}"));
+            let text = mcp::tool_text(&answer, 1).unwrap_or_else(|failure| panic!("{failure}"));
+            assert!(text == sent, "{size} bytes were sent, {} others came back", text.len());
+        }
+        calm.assert_kept(&gateway);
+        gateway.stop();
+    }
+    Ok(())
+}
+
+/// One of two workers gets a tenth of a CPU while clients ask as much as they can.
+fn quota() -> Verdict {
+    let quota = Quota::percent(10)?;
+    let gateway = impatient(Setup::new()).start();
+    let _upstream = gateway.with_fast_upstream();
+    let calm = Calm::of(&gateway);
+    quota.add(calm.pids[0]);
+    let load = Load::start(Plan::mixed(gateway.address, gateway.federated(), "fast__echo"));
+    pass(if paths::soaking() { LONG } else { SEVERAL_WINDOWS }, &load);
+    let report = load.stop();
+    note!("{report}; the quota was used up {} times", quota.throttled());
+    report.assert_nothing_lost();
+    assert!(quota.throttled() > 10, "the quota did not bite");
+    calm.assert_kept(&gateway);
+    gateway.stop();
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! A worker that was told to harm itself, watched from outside: which connections it holds, and one of them in use.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::gateway::{EXCHANGE_LIMIT, Gateway};
+use crate::http::{Connection, Failure, Request};
+use crate::load::Lost;
+use crate::mcp::{self, Endpoint};
+use crate::process;
+
+/// Between two looks at what the worker holds; half of the time between the answer to the order and the fault.
+const LOOK: Duration = Duration::from_millis(25);
+/// Between two requests to the worker.
+const PAUSE: Duration = Duration::from_millis(300);
+
+#[derive(Deserialize)]
+struct Planted {
+    pid: u32,
+}
+
+/// The order for a fault.
+pub fn order(fault: &str, query: &str) -> Request {
+    Request::new("POST", format!("/_fault/{fault}?{query}"))
+}
+
+/// Harms the worker at the other end of a connection; its process id.
+pub fn plant(connection: &mut Connection, fault: &str, query: &str) -> u32 {
+    let answer = connection.exchange(&order(fault, query));
+    let answer = answer.unwrap_or_else(|failure| panic!("ordering {fault}: {failure}"));
+    assert!(matches!(answer.status(), 200 | 202), "ordering {fault}: {} {}", answer.status(), answer.text());
+    serde_json::from_slice::<Planted>(&answer.body).expect("the order is answered in JSON").pid
+}
+
+/// A harmed worker.
+pub struct Victim {
+    /// Its process id.
+    pub pid: u32,
+    /// The slot that it serves.
+    pub slot: u32,
+    /// When the order was answered.
+    pub began: SystemTime,
+    watched: Arc<Watched>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Watched {
+    held: Mutex<HashSet<SocketAddr>>,
+    stop: AtomicBool,
+    answered: AtomicU64,
+}
+
+impl Victim {
+    /// Harms whichever worker accepts a new connection, and goes on calling `echo` over that connection.
+    pub fn harm(gateway: &Gateway, fault: &str, query: &str, echo: &str) -> Victim {
+        let before = gateway.status();
+        let mut connection = Connection::open(gateway.address, EXCHANGE_LIMIT).expect("a connection");
+        let pid = plant(&mut connection, fault, query);
+        let began = SystemTime::now();
+        let watched = Arc::new(Watched::default());
+        let port = gateway.address.port();
+        watched.look(pid, port);
+        let slot = before.workers.iter().find(|worker| worker.pid == pid).map(|worker| worker.slot);
+        let slot = slot.unwrap_or_else(|| panic!("process {pid} is no worker of {before:?}"));
+        let (looking, asking) = (Arc::clone(&watched), Arc::clone(&watched));
+        let (endpoint, echo) = (gateway.federated(), echo.to_owned());
+        let threads = vec![
+            std::thread::spawn(move || {
+                while process::alive(pid) && !looking.stop.load(Relaxed) {
+                    looking.look(pid, port);
+                    std::thread::sleep(LOOK);
+                }
+            }),
+            std::thread::spawn(move || asking.ask(connection, &endpoint, &echo)),
+        ];
+        Victim { pid, slot, began, watched, threads }
+    }
+
+    /// True when the request was on a connection that the worker had accepted.
+    pub fn explains(&self, lost: &Lost) -> bool {
+        let held = self.watched.held.lock().expect("no thread panics with the lock");
+        lost.client.is_some_and(|client| held.contains(&client))
+    }
+
+    /// Requests that the worker answered although it was harmed.
+    pub fn answered(&self) -> u64 {
+        self.watched.answered.load(Relaxed)
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.watched.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "a client panicked");
+        }
+    }
+}
+
+impl Watched {
+    fn look(&self, pid: u32, port: u16) {
+        let seen = process::accepted_clients(pid, port);
+        self.held.lock().expect("no thread panics with the lock").extend(seen);
+    }
+
+    /// Request after request until the worker says goodbye, or is gone: that is no loss, the worker was harmed.
+    fn ask(&self, mut connection: Connection, endpoint: &Endpoint, echo: &str) {
+        let mut id = 1 << 50;
+        while !self.stop.load(Relaxed) && !connection.close_announced {
+            id += 1;
+            let sent = format!("message {id}");
+            let call = endpoint.call(id, echo, &json!({"message": sent}));
+            let got = connection.exchange(&call).and_then(|answer| mcp::tool_text(&answer, id));
+            match got {
+                Ok(text) => assert_eq!(text, sent),
+                Err(Failure::Wrong(what)) => panic!("the harmed worker answered {what}"),
+                Err(_) => return,
+            }
+            self.answered.fetch_add(1, Relaxed);
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
