@@ -9,11 +9,12 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forkgate_tests::crash_report;
 use forkgate_tests::fault::Victim;
 use forkgate_tests::gateway::{Gateway, START_LIMIT, Setup};
+use forkgate_tests::http::Request;
 use forkgate_tests::load::{Load, Lost, Plan};
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
@@ -202,6 +203,23 @@ fn far_ahead() -> Verdict {
     Ok(())
 }
 
+/// How many minutes the clock of the gateway is ahead, by a line that it logs. (hyper's `Date` stands still when the clock is
+/// set back.)
+fn minutes_ahead(gateway: &Gateway) -> i64 {
+    const DAY: i64 = 24 * 60;
+    let before = gateway.log_text().len();
+    let line = wait::until("a refused token to be logged", START_LIMIT, || {
+        gateway.exchange(&Request::new("POST", "/mcp").token("nonsense"));
+        gateway.log_text()[before..].lines().find(|line| line.contains("token refused")).map(str::to_owned)
+    });
+    // `2026-11-20T13:45:20.123Z …`
+    let number = |at: usize| line.get(at..at + 2).and_then(|text| text.parse::<i64>().ok());
+    let shown = number(11).zip(number(14)).unwrap_or_else(|| panic!("no time in {line}"));
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+    let real = since_1970.as_secs() as i64 / 60 % DAY;
+    (shown.0 * 60 + shown.1 - real + DAY + DAY / 2) % DAY - DAY / 2
+}
+
 /// Twenty minutes ahead, then forty back: less than the tokens of the clients bear.
 fn stepped() -> Verdict {
     const LIBRARIES: [&str; 3] = [
@@ -222,11 +240,14 @@ fn stepped() -> Verdict {
     let gateway = setup.through(&["env", &preload, &file, no_cache, real]).start();
     let _upstream = gateway.with_fast_upstream();
     let (calm, load) = (Calm::of(&gateway), light(&gateway));
-    for by in ["+20m", "-20m", "+0"] {
-        let before = gateway.log_text().len();
+    for (by, minutes) in [("+20m", 20), ("-20m", -20), ("+0", 0)] {
         step(by);
         pass(AFTERMATH, &load);
-        note!("after {by}: {} new bytes in the log", gateway.log_text().len() - before);
+        let off = minutes_ahead(&gateway);
+        assert!(
+            (off - minutes).abs() <= 1,
+            "the clock of the gateway should be {by}, it is {off} minutes ahead"
+        );
     }
     load.stop().assert_nothing_lost();
     calm.assert_kept(&gateway);

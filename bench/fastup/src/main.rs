@@ -32,7 +32,7 @@ use rpc::{header, mcp_post, number, sse_stream, MODERN};
 use state::{bump, stats, Counters, OpenConnection, State};
 
 /// Largest accepted request body.
-const MAX_BODY: usize = 16 << 20;
+const MAX_BODY: usize = 256 << 20;
 
 async fn mcp(state: &Rc<State>, req: Request<Incoming>, sse: bool) -> Reply {
     match *req.method() {
