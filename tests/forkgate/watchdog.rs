@@ -1,8 +1,10 @@
 //! The watchdog finds what is wrong with a worker, says whose fault it is, and replaces it: each fault with 1, 2 and 4
 //! workers, with light traffic, also to the worker that is harmed. Nobody else loses a request.
 //!
-//! Runs of each: `FORKGATE_RUNS`, else 1, and 5 in the longer form.
+//! Runs of each: `FORKGATE_RUNS`, else 1, and 5 in the longer form. `FORKGATE_TIMES` names a file that gets a line per run,
+//! for `bench/watchdog`.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use forkgate_tests::crash_report::{self, Cause};
@@ -149,17 +151,23 @@ fn once(case: &Case, setup: Setup, limits: Limits) {
     let gateway = setup.start();
     let _upstream = gateway.with_fast_upstream();
     let load = Load::start(Plan::light(gateway.address, gateway.federated(), "fast__echo"));
+    let quiet = gateway.log_text().len();
     let victim = Victim::harm(&gateway, case.fault, case.query, "fast__echo");
     let ordered = Instant::now();
     let limit = limits.of(case.class) + SLACK;
+    let ready = format!("worker {} ready", victim.slot);
+    let mut standby = None;
     let file = wait::until(&format!("the report on {}", case.fault), limit + REPORT_LIMIT, || {
+        if standby.is_none() && gateway.log_text()[quiet..].contains(&ready) {
+            standby = Some(ordered.elapsed());
+        }
         crash_report::of(&gateway, victim.pid).pop()
     });
     let found = file.begun().duration_since(victim.began).unwrap_or_default();
     assert!(found <= limit, "{} was found after {found:?}", case.fault);
     assert_report(case, &gateway, &file);
     wait::until_true("the worker to be gone", END_LIMIT, || !process::alive(victim.pid));
-    let replaced = ordered.elapsed();
+    let gone = ordered.elapsed();
     let status = gateway.wait_settled();
     let kills: Vec<(&str, u64)> =
         status.kills.iter().filter(|kill| *kill.1 > 0).map(|kill| (kill.0.as_str(), *kill.1)).collect();
@@ -169,20 +177,58 @@ fn once(case: &Case, setup: Setup, limits: Limits) {
     let report = load.stop();
     let unexplained: Vec<&Lost> = report.errors.iter().filter(|lost| !victim.explains(lost)).collect();
     assert!(unexplained.is_empty(), "{}: lost on connections of others: {unexplained:#?}", case.fault);
-    note!(
-        "{} with {} workers: found after {:.1} s, worker gone after {:.1} s; report {} ms, {} KiB; culprit {}; the worker \
-         still answered {} calls; {report}",
-        case.fault,
-        status.target,
-        found.as_secs_f64(),
-        replaced.as_secs_f64(),
-        file.report.took_ms,
-        file.size / 1024,
-        file.report.culprits.first().map_or("none", |culprit| culprit.function.as_str()),
-        victim.answered(),
-    );
+    let culprit = file.report.culprits.first().map_or("none", |culprit| culprit.function.as_str());
+    let times = Times { standby, found, gone, report_ms: file.report.took_ms, report_bytes: file.size };
+    note!("{} with {} workers: {times}; culprit {culprit}; {report}", case.fault, status.target);
+    times.keep(case, status.target);
     drop(victim);
     gateway.stop();
+}
+
+/// How long it took.
+struct Times {
+    /// From the order until another worker served in the place of the harmed one; none when that was not seen.
+    standby: Option<Duration>,
+    /// From the order to the final verdict.
+    found: Duration,
+    /// From the order until the harmed worker was gone.
+    gone: Duration,
+    report_ms: u64,
+    report_bytes: u64,
+}
+
+impl Times {
+    /// Adds a line to the file of times, where there is one: fault, workers, milliseconds three times, those of the report,
+    /// its bytes.
+    fn keep(&self, case: &Case, workers: u64) {
+        let Some(path) = std::env::var_os("FORKGATE_TIMES") else { return };
+        let standby = self.standby.map_or_else(|| "-".to_owned(), |span| span.as_millis().to_string());
+        let line = format!(
+            "{} {workers} {standby} {} {} {} {}\n",
+            case.fault,
+            self.found.as_millis(),
+            self.gone.as_millis(),
+            self.report_ms,
+            self.report_bytes
+        );
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        let kept = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        kept.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "replaced after {:.1} s, found after {:.1} s, gone after {:.1} s, report {} ms, {} KiB",
+            self.standby.unwrap_or_default().as_secs_f64(),
+            self.found.as_secs_f64(),
+            self.gone.as_secs_f64(),
+            self.report_ms,
+            self.report_bytes / 1024
+        )
+    }
 }
 
 fn assert_report(case: &Case, gateway: &Gateway, file: &crash_report::File) {
