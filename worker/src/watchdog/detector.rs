@@ -21,6 +21,7 @@ use forkgate_shared::verdict::{Claim, Stage, Verdict};
 use super::degenerate::DegenerateRule;
 use super::spin;
 use super::stall::{Stall, StallRule};
+use super::waiting::Waiting;
 use super::window::{Sample, Span, TICK, Window, ns};
 use crate::lifecycle::recycle::HEARTBEAT;
 
@@ -33,6 +34,10 @@ const STARVED: Duration = Duration::from_secs(2);
 const FED: Duration = Duration::from_millis(500);
 /// Looks in a row at a late timer: after a long poll the timer's turn comes within one.
 const STARVED_LOOKS: u32 = 2;
+
+/// Looks in a row without it that take the claim of a spin back: one second. A slot whose worker is taken back has two
+/// workers and loses one, so nobody changes his mind for a moment.
+const RESTS: u32 = 4;
 
 /// Wakes per second of a storm.
 const STORM: u64 = 20_000;
@@ -85,10 +90,13 @@ pub(super) struct Judgement {
 #[derive(Debug)]
 pub(super) struct Detector {
     limits: Limits,
+    waiting: Waiting,
     window: Window,
     stall: StallRule,
     degenerate: DegenerateRule,
     standing: Option<Standing>,
+    /// Looks in a row that no longer saw the spin that is claimed.
+    rests: u32,
     /// The sample at the end of the last reading.
     read: Option<Sample>,
     starved: bool,
@@ -102,9 +110,11 @@ impl Detector {
         Detector {
             limits,
             window: Window::new(limits.spin_window.saturating_mul(2).max(SECOND * 4)),
+            waiting: Waiting::default(),
             stall: StallRule::new(limits.stall_timeout),
             degenerate: DegenerateRule::default(),
             standing: None,
+            rests: 0,
             read: None,
             starved: false,
             late_looks: 0,
@@ -114,6 +124,7 @@ impl Detector {
 
     /// Takes the next look, about every [`TICK`].
     pub(super) fn tick(&mut self, sample: &Sample) -> Judgement {
+        let sample = &self.waiting.add(sample);
         let reset = sample.late_ns > ns(LATE) || sample.is_stopped();
         if reset {
             self.window.clear();
@@ -148,20 +159,33 @@ impl Detector {
         }
     }
 
-    fn claim(&self, sample: &Sample, stall: Option<&Stall>) -> Option<Standing> {
+    fn claim(&mut self, sample: &Sample, stall: Option<&Stall>) -> Option<Standing> {
         if let Some(Stall { verdict, stage: Some(stage), since_ns, .. }) = stall {
             return Some(Standing { claim: Claim { verdict: *verdict, stage: *stage }, since_ns: *since_ns });
         }
-        let standing = |verdict| self.standing.filter(|standing| standing.claim.verdict == verdict);
-        if let Some((stage, span)) = spin::judge(&self.window, self.limits.spin_window) {
-            let begun_ns = sample.now_ns.saturating_sub(span.ns);
-            let since_ns = standing(Verdict::Spin).map_or(begun_ns, |before| before.since_ns);
-            return Some(Standing { claim: Claim { verdict: Verdict::Spin, stage }, since_ns });
-        }
-        sample.over_memory.then(|| {
-            let claim = Claim { verdict: Verdict::Memory, stage: Stage::Fired };
-            standing(Verdict::Memory).unwrap_or(Standing { claim, since_ns: sample.now_ns })
-        })
+        self.spin(sample).or_else(|| self.memory(sample))
+    }
+
+    fn standing(&self, verdict: Verdict) -> Option<Standing> {
+        self.standing.filter(|standing| standing.claim.verdict == verdict)
+    }
+
+    fn spin(&mut self, sample: &Sample) -> Option<Standing> {
+        let before = self.standing(Verdict::Spin);
+        let Some((stage, span)) = spin::judge(&self.window, self.limits.spin_window) else {
+            self.rests = self.rests.saturating_add(1);
+            return before.filter(|_| self.rests < RESTS);
+        };
+        self.rests = 0;
+        let begun_ns = sample.now_ns.saturating_sub(span.ns);
+        let since_ns = before.map_or(begun_ns, |before| before.since_ns);
+        Some(Standing { claim: Claim { verdict: Verdict::Spin, stage }, since_ns })
+    }
+
+    fn memory(&self, sample: &Sample) -> Option<Standing> {
+        let claim = Claim { verdict: Verdict::Memory, stage: Stage::Fired };
+        let new = Standing { claim, since_ns: sample.now_ns };
+        sample.over_memory.then(|| self.standing(Verdict::Memory).unwrap_or(new))
     }
 
     /// Decides whether load is shed.

@@ -13,6 +13,7 @@ mod spin;
 mod stack;
 mod stall;
 mod thread;
+mod waiting;
 mod window;
 
 pub(crate) use thread::{Wiring, start};

@@ -183,6 +183,23 @@ fn loops_that_spin_fire_after_their_window_with_traffic_and_without() {
 }
 
 #[test]
+fn a_wait_that_the_kernel_counts_late_changes_nothing() {
+    // Ready to run for a second, and nobody has counted it yet.
+    let uncounted = Load { busy_ms: 0, cpu_ms: 0, delay_ms: 0, polls: 0, beats: false, ..SPIN };
+    let counted = Load { busy_ms: 1250, cpu_ms: 20, delay_ms: 1230, ..SPIN };
+    let mut loads = vec![uncounted; 4];
+    loads.push(counted);
+    let mut sim = Sim::new();
+    sim.run(&[CROWDED_SPIN], seconds(8));
+    for load in loads.iter().cycle().take(seconds(20)) {
+        let claim = sim.tick(load).standing.expect("still a spin").claim;
+        assert_eq!(claim.verdict, Verdict::Spin);
+        assert_eq!(sim.last.slow_poll_ns, None, "waiting for a CPU is no slow poll");
+    }
+    assert_eq!(sim.last.standing.map(|standing| standing.claim.stage), Some(Stage::Fired));
+}
+
+#[test]
 fn a_burst_of_work_that_counts_for_nothing_is_no_spin() {
     for (burst_s, rest_s) in [(3, 20), (4, 4)] {
         let mut loads = vec![SPIN; seconds(burst_s)];
@@ -202,7 +219,7 @@ fn a_spin_that_ends_or_begins_to_work_is_taken_back() {
         sim.run(&[SPIN], seconds(8));
         let fired = sim.last.standing.expect("a claim");
         assert_eq!((fired.claim.stage, fired.since_ns), (Stage::Fired, suspect.since_ns));
-        sim.run(&[over], seconds(1));
+        sim.run(&[over], seconds(2));
         assert_eq!(sim.last.standing, None, "{over:?}");
     }
 }
