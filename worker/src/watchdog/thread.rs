@@ -66,8 +66,8 @@ pub(crate) fn start(settings: &Settings, wiring: Wiring) -> io::Result<()> {
         return Ok(());
     }
     let limits = Limits { stall_timeout: settings.stall_timeout, spin_window: settings.spin_window };
-    let watchdog = Watchdog::new(limits, wiring);
-    std::thread::Builder::new().name("fg-watchdog".to_owned()).spawn(move || watchdog.run()).map(drop)
+    let run = move || Watchdog::new(limits, wiring).run();
+    std::thread::Builder::new().name("fg-watchdog".to_owned()).spawn(run).map(drop)
 }
 
 struct Watchdog {

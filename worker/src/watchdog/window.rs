@@ -15,7 +15,7 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 pub(super) struct Sample {
     /// When.
     pub(super) now_ns: u64,
-    /// How much later than planned.
+    /// How much later than planned, the watchdog's own waiting for a CPU taken off.
     pub(super) late_ns: u64,
     /// Times that the loop's thread went to sleep and woke: odd while it sleeps.
     pub(super) turns: u64,
