@@ -1,6 +1,8 @@
 //! Logs: one line per event on stderr, for people (text) or for machines (JSON). A line that cannot be written is
 //! dropped; logging never fails and never panics.
 
+mod recent;
+
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
@@ -16,6 +18,8 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
+
+pub use recent::last_lines;
 
 use crate::calendar::rfc3339;
 use crate::settings::LogFormat;
@@ -79,6 +83,7 @@ where
             true => self.json(now as u64, level, target, fields.0),
             false => self.text(now as u64, level, target, fields.0),
         };
+        recent::keep(&line);
         writeln!(writer, "{line}")
     }
 }

@@ -4,9 +4,13 @@
 //! watchdog thread, while it can, adds [`Inside`]: stacks, tasks, sockets, memory, log lines. Everything is bounded, and no
 //! argument of a request is in it.
 
+mod culprits;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use culprits::culprits;
 
 use crate::rows::Reading;
 use crate::verdict::Verdict;
@@ -179,6 +183,9 @@ pub struct Stack {
     pub count: u32,
     /// The innermost frame first.
     pub frames: Vec<Frame>,
+    /// The task that was polled in most of them; 0 = none that is known.
+    #[serde(default)]
+    pub task: u64,
 }
 
 /// One frame of a stack.
@@ -211,8 +218,14 @@ pub struct Task {
     pub last_progress_s: Option<f64>,
 }
 
-/// Who is to blame, the likeliest first.
-pub fn culprits(inside: Option<&Inside>, in_flight: &[Request]) -> Vec<Culprit> {
-    let _ = (inside, in_flight);
-    Vec::new()
+/// For people: `tools/call everything__x for alice, since 3.2 s`. What a client chose comes without control characters.
+impl std::fmt::Display for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.method.is_empty() { "a request" } else { &self.method })?;
+        if !self.object.is_empty() {
+            write!(f, " {}", self.object)?;
+        }
+        let caller = if self.caller.is_empty() { "somebody" } else { &self.caller };
+        write!(f, " for {caller}, since {:.1} s", self.since_s)
+    }
 }

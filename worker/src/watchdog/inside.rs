@@ -1,33 +1,251 @@
-//! What a worker finds out about itself for a report.
+//! What a worker finds out about itself when it is in trouble, in steps of which each has its own limit of time.
+//!
+//! Runs on the watchdog's thread. Whatever a step may get stuck in (a lock of the kernel, a slow disk under the program's
+//! file) it does on a thread of its own, which is left behind when its time is over. What is not found out is named in
+//! `gaps`.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
 
-use forkgate_shared::memfd;
-use forkgate_shared::report::Inside;
-use forkgate_shared::rows::Rows;
+use forkgate_shared::report::{Inside, Stack, Task};
+use forkgate_shared::rows::{Rows, monotonic_ns};
 use forkgate_shared::verdict::Verdict;
+use forkgate_shared::{log, memfd};
 
-use crate::lifecycle::task;
+use super::stack::{self, Sample, SampleError};
+use super::{descriptors, memory, symbols};
+use crate::lifecycle::task::{Registry, TaskFacts};
 
-/// What there is to look at, and how long.
-#[expect(dead_code, reason = "read by the steps of the report")]
-pub struct Context {
-    /// The tasks of the loop.
-    pub registry: Arc<task::Registry>,
-    /// All rows.
+/// Largest report, in bytes of JSON.
+const MAX_BYTES: usize = 1 << 20;
+/// Tasks that are listed.
+const MAX_TASKS: usize = 200;
+/// How long one sample is waited for.
+const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
+/// Samples of a loop that stands, and the time over which they are spread: they show that it stands.
+const STALL_SAMPLES: (u32, Duration) = (3, Duration::from_millis(60));
+/// Samples of a loop that turns, and the time: enough to tell who takes most of it.
+const SPIN_SAMPLES: (u32, Duration) = (20, Duration::from_secs(1));
+/// Part of the time that may go into sampling when the thread hardly gets a CPU.
+const SAMPLING_SHARE: f64 = 0.5;
+/// Kept for writing the report down after the last step.
+const WRITING: Duration = Duration::from_millis(150);
+
+/// What the report is made from.
+pub(super) struct Context {
+    /// The loop's tasks.
+    pub registry: Arc<Registry>,
+    /// The row table.
     pub rows: Arc<Rows>,
-    /// This worker's.
+    /// This worker's row.
     pub row: usize,
     /// The loop's thread.
     pub loop_tid: i32,
-    /// When it must be done.
+    /// When the report must be there.
     pub deadline: Instant,
 }
 
-/// Writes it into a sealed memfd, as JSON.
-pub(super) fn write(_verdict: Verdict, _context: &Context) -> io::Result<OwnedFd> {
-    memfd::immutable("forkgate-report", &serde_json::to_vec(&Inside::default())?)
+/// Finds out what it can by the deadline; gives it as JSON ([`Inside`]) in a sealed memfd.
+pub(super) fn write(verdict: Verdict, context: &Context) -> io::Result<OwnedFd> {
+    memfd::immutable("forkgate-report", &bounded_json(collect(verdict, context))?)
 }
+
+fn collect(verdict: Verdict, context: &Context) -> Inside {
+    let mut inside = Inside::default();
+    let current = context.registry.current();
+    inside.current_task = current.task;
+    if current.since_ns != 0 {
+        inside.current_poll_s = seconds(monotonic_ns(), current.since_ns);
+    }
+    let before = context.registry.snapshot();
+    let samples = timed(&mut inside, "samples", |inside| sample(verdict, context, inside));
+    timed(&mut inside, "tasks", |inside| list_tasks(inside, context, &before, &samples));
+    timed(&mut inside, "descriptors", |inside| {
+        inside.descriptors = aside("descriptors", descriptors::LIMIT, descriptors::count, inside);
+    });
+    timed(&mut inside, "memory", |inside| {
+        inside.memory = aside("memory", memory::LIMIT, memory::summary, inside);
+    });
+    match log::last_lines() {
+        Some(lines) => inside.log = lines,
+        None => inside.gaps.push("log: a thread is just writing a line".to_owned()),
+    }
+    timed(&mut inside, "symbols", |inside| name_stacks(inside, folded(samples), context.deadline));
+    inside
+}
+
+/// Runs a step and writes down how long it took.
+fn timed<T>(inside: &mut Inside, step: &str, run: impl FnOnce(&mut Inside) -> T) -> T {
+    let begun = Instant::now();
+    let result = run(inside);
+    inside.steps_ms.insert(step.to_owned(), begun.elapsed().as_millis() as u64);
+    result
+}
+
+/// Runs a step on a thread of its own for at most `limit`.
+fn aside<T: Default + Send + 'static>(
+    step: &str,
+    limit: Duration,
+    run: impl FnOnce() -> io::Result<T> + Send + 'static,
+    inside: &mut Inside,
+) -> T {
+    let (sender, receiver) = sync_channel(1);
+    let work = move || drop(sender.send(run()));
+    let problem = match std::thread::Builder::new().name("fg-report".to_owned()).spawn(work) {
+        Ok(_) => match receiver.recv_timeout(limit) {
+            Ok(Ok(result)) => return result,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("not done within {} ms", limit.as_millis()),
+        },
+        Err(error) => error.to_string(),
+    };
+    inside.gaps.push(format!("{step}: {problem}"));
+    T::default()
+}
+
+fn sample(verdict: Verdict, context: &Context, inside: &mut Inside) -> Vec<Sample> {
+    let (count, spread) = if verdict.loop_turns() { SPIN_SAMPLES } else { STALL_SAMPLES };
+    let begun = Instant::now();
+    let end = begun + context.deadline.saturating_duration_since(begun).mul_f64(SAMPLING_SHARE);
+    let mut samples = Vec::new();
+    for number in 0..count {
+        let now = Instant::now();
+        let limit = end.saturating_duration_since(now).min(SAMPLE_LIMIT);
+        match stack::sample(context.loop_tid, limit) {
+            Ok(sample) => samples.push(sample),
+            Err(error) => {
+                inside.gaps.push(format!("stacks: after {number} of {count} samples: {error}"));
+                // A thread that has once not answered does not answer; one that hardly runs may the next time.
+                if samples.is_empty() || !matches!(error, SampleError::NoAnswer(_)) {
+                    break;
+                }
+            }
+        }
+        let next = begun + spread * (number + 1) / count;
+        std::thread::sleep(next.min(end).saturating_duration_since(Instant::now()));
+        if Instant::now() >= end {
+            break;
+        }
+    }
+    samples
+}
+
+/// Equal samples together, the most frequent first.
+fn folded(samples: Vec<Sample>) -> Vec<(u32, Sample)> {
+    let mut stacks: Vec<(Vec<usize>, Vec<u64>)> = Vec::new();
+    for sample in samples {
+        match stacks.iter_mut().find(|(addresses, _)| *addresses == sample.addresses) {
+            Some((_, tasks)) => tasks.push(sample.task),
+            None => stacks.push((sample.addresses, vec![sample.task])),
+        }
+    }
+    stacks.sort_by_key(|(_, tasks)| std::cmp::Reverse(tasks.len()));
+    let stack = |(addresses, tasks): (Vec<usize>, Vec<u64>)| {
+        let times = |task: u64| tasks.iter().filter(|other| **other == task).count();
+        let task = tasks.iter().copied().max_by_key(|task| times(*task)).unwrap_or(0);
+        (tasks.len() as u32, Sample { addresses, task })
+    };
+    stacks.into_iter().map(stack).collect()
+}
+
+fn name_stacks(inside: &mut Inside, stacks: Vec<(u32, Sample)>, deadline: Instant) {
+    let mut addresses = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for address in stacks.iter().flat_map(|(_, sample)| &sample.addresses) {
+        if seen.insert(*address) {
+            addresses.push(*address);
+        }
+    }
+    let wanted = addresses.len();
+    let deadline = deadline.checked_sub(WRITING).unwrap_or(deadline);
+    let known = symbols::resolve(addresses, deadline);
+    if known.len() < wanted {
+        inside.gaps.push(format!("symbols: time for {} of {wanted} addresses", known.len()));
+    }
+    inside.stacks = stacks.into_iter().map(|stack| named(stack, &known)).collect();
+    // Different addresses within the same lines are the same stack for a person.
+    let mut merged: Vec<Stack> = Vec::new();
+    for stack in std::mem::take(&mut inside.stacks) {
+        match merged.iter_mut().find(|other| other.frames == stack.frames && other.task == stack.task) {
+            Some(same) => same.count += stack.count,
+            None => merged.push(stack),
+        }
+    }
+    merged.sort_by_key(|stack| std::cmp::Reverse(stack.count));
+    inside.stacks = merged;
+}
+
+fn named(
+    (count, sample): (u32, Sample),
+    known: &HashMap<usize, Vec<forkgate_shared::report::Frame>>,
+) -> Stack {
+    let frames = sample.addresses.iter().flat_map(|address| match known.get(address) {
+        Some(frames) => frames.clone(),
+        None => vec![symbols::unnamed(*address)],
+    });
+    Stack { count, frames: frames.collect(), task: sample.task }
+}
+
+/// The tasks that matter most: the polled one, those of the samples, those that work on requests, then by polls.
+fn list_tasks(inside: &mut Inside, context: &Context, before: &[TaskFacts], samples: &[Sample]) {
+    let now = monotonic_ns();
+    let before: HashMap<u64, u64> = before.iter().map(|task| (task.id, task.polls)).collect();
+    let mut first: Vec<u64> = vec![inside.current_task];
+    first.extend(samples.iter().map(|sample| sample.task));
+    first.extend(context.rows.row(context.row).in_flight_ring.iter().map(|entry| entry.task.load(Relaxed)));
+    let mut tasks: Vec<Task> = context
+        .registry
+        .snapshot()
+        .into_iter()
+        .map(|task| Task {
+            id: task.id,
+            name: task.name.to_owned(),
+            place: format!("{}:{}", task.place.file(), task.place.line()),
+            age_s: seconds(now, task.spawned_ns),
+            polls: task.polls,
+            recent_polls: task.polls.saturating_sub(before.get(&task.id).copied().unwrap_or(0)),
+            last_poll_s: (task.last_poll_ns != 0).then(|| seconds(now, task.last_poll_ns)),
+            last_progress_s: (task.progress_ns != 0).then(|| seconds(now, task.progress_ns)),
+        })
+        .collect();
+    inside.tasks_total = tasks.len() as u64;
+    tasks.sort_by_key(|task| (!first.contains(&task.id), std::cmp::Reverse((task.recent_polls, task.id))));
+    tasks.truncate(MAX_TASKS);
+    tasks.sort_by_key(|task| std::cmp::Reverse((task.recent_polls, task.id)));
+    inside.tasks = tasks;
+}
+
+fn seconds(now_ns: u64, then_ns: u64) -> f64 {
+    // Two places: the coarse clock knows no more.
+    (now_ns.saturating_sub(then_ns) as f64 / 1e7).round() / 100.0
+}
+
+/// As JSON of at most [`MAX_BYTES`]; what is dearest goes first.
+fn bounded_json(mut inside: Inside) -> io::Result<Vec<u8>> {
+    loop {
+        let json = serde_json::to_vec(&inside)?;
+        if json.len() <= MAX_BYTES {
+            return Ok(json);
+        }
+        let gap = if inside.stacks.len() > 1 {
+            inside.stacks.truncate(inside.stacks.len() / 2);
+            "stacks: the rarest were left out"
+        } else if !inside.log.is_empty() {
+            inside.log.clear();
+            "log: left out"
+        } else {
+            inside = Inside { gaps: inside.gaps, ..Inside::default() };
+            "everything: too large"
+        };
+        inside.gaps.push(gap.to_owned());
+    }
+}
+
+#[cfg(test)]
+#[path = "inside_tests.rs"]
+mod tests;

@@ -1,4 +1,166 @@
-//! Samples of the event loop's stack.
+//! The stack of another thread: a signal interrupts it, and the handler writes down where it was.
+//!
+//! The handler takes no lock and no memory. The unwinder that it uses is not formally safe within a signal handler: it was
+//! warmed up before ([`prepare`]), runs only when something is wrong already, and one that never ends costs a report its
+//! stacks and nothing else.
 
-/// To be called once before the first sample.
-pub(super) fn prepare() {}
+use std::ffi::c_void;
+use std::io;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::lifecycle::task;
+
+/// Frames of one sample, the innermost ones.
+const FRAMES: usize = 96;
+/// How often the watchdog's thread looks whether the handler is done.
+const LOOK_EVERY: Duration = Duration::from_micros(500);
+
+/// Nobody wants a sample.
+const IDLE: u32 = 0;
+/// A signal is on its way.
+const ASKED: u32 = 1;
+/// The handler runs.
+const WRITING: u32 = 2;
+/// The sample is there.
+const DONE: u32 = 3;
+
+static STATE: AtomicU32 = AtomicU32::new(IDLE);
+static ADDRESSES: [AtomicUsize; FRAMES] = [const { AtomicUsize::new(0) }; FRAMES];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static TASK: AtomicU64 = AtomicU64::new(0);
+/// One sample at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Where a thread was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sample {
+    /// Return addresses, the innermost first. The first stands one byte behind the instruction that was interrupted, so
+    /// that all of them are looked up alike.
+    pub addresses: Vec<usize>,
+    /// The task that it polled; 0 = none that is known.
+    pub task: u64,
+}
+
+/// Why there is no sample.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SampleError {
+    /// State D, or starved, or the signal is blocked.
+    #[error("the event loop's thread did not take the signal within {0:?}")]
+    NoAnswer(Duration),
+    /// An earlier handler has not come back.
+    #[error("the handler of an earlier sample never ended")]
+    Stuck,
+    /// No such thread.
+    #[error("the event loop's thread cannot be signalled: {0}")]
+    Signal(#[from] io::Error),
+}
+
+/// Installs the handler and warms the unwinder up. Once per process, before anything is wrong.
+pub(super) fn prepare() -> io::Result<()> {
+    // Its first run loads tables and takes locks.
+    walk(None);
+    // SAFETY: all zeros is a valid sigaction (sigaction(2)): no flags, no mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut c_void) = on_signal;
+    action.sa_sigaction = handler as usize;
+    // Not on the alternative stack: that one is too small for an unwinder.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+    // SAFETY: `action` is whole, and its handler lives as long as the program.
+    match unsafe { libc::sigaction(signal(), &raw const action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes one sample of the thread with the id `tid`. Waits at most for `limit`.
+pub(super) fn sample(tid: i32, limit: Duration) -> Result<Sample, SampleError> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if STATE.compare_exchange(IDLE, ASKED, AcqRel, Relaxed).is_err() && !rescued() {
+        return Err(SampleError::Stuck);
+    }
+    // SAFETY: tgkill(2) touches no memory.
+    if unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal()) } != 0 {
+        STATE.store(IDLE, Release);
+        return Err(io::Error::last_os_error().into());
+    }
+    let end = Instant::now() + limit;
+    while STATE.load(Acquire) != DONE {
+        if Instant::now() >= end {
+            // A handler that has begun and not ended keeps the state: nobody may read what it writes.
+            let _ = STATE.compare_exchange(ASKED, IDLE, AcqRel, Relaxed);
+            return Err(SampleError::NoAnswer(limit));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let count = COUNT.load(Relaxed).min(FRAMES);
+    let addresses = ADDRESSES[..count].iter().map(|address| address.load(Relaxed)).collect();
+    let sample = Sample { addresses, task: TASK.load(Relaxed) };
+    STATE.store(IDLE, Release);
+    Ok(sample)
+}
+
+/// Takes the place of a handler that ended after nobody waited for it any more.
+fn rescued() -> bool {
+    STATE.compare_exchange(DONE, ASKED, AcqRel, Relaxed).is_ok()
+}
+
+/// The second real-time signal: the C library keeps the first ones to itself, and nobody else uses this one.
+fn signal() -> libc::c_int {
+    libc::SIGRTMIN() + 1
+}
+
+extern "C" fn on_signal(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
+    if STATE.compare_exchange(ASKED, WRITING, AcqRel, Relaxed).is_err() {
+        return;
+    }
+    // SAFETY: the calling thread's own errno, which always exists.
+    let errno = unsafe { *libc::__errno_location() };
+    let mut count = walk(interrupted(context));
+    if count == 0 {
+        count = walk(None);
+    }
+    COUNT.store(count, Relaxed);
+    TASK.store(task::current(), Relaxed);
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+    STATE.store(DONE, Release);
+}
+
+/// Writes the calling thread's return addresses into [`ADDRESSES`], from the one that was interrupted on; gives their
+/// number.
+fn walk(interrupted: Option<usize>) -> usize {
+    let mut count = 0;
+    let mut begun = interrupted.is_none();
+    // SAFETY: the crate's lock guards only its naming of symbols, which is not done here; walking touches nothing but
+    // this thread's stack and tables that do not change, as no library is loaded or unloaded at run time.
+    unsafe {
+        backtrace::trace_unsynchronized(|frame| {
+            let mut address = frame.ip() as usize;
+            if !begun && interrupted == Some(address) {
+                begun = true;
+                address += 1;
+            }
+            if begun {
+                ADDRESSES[count].store(address, Relaxed);
+                count += 1;
+            }
+            count < FRAMES
+        });
+    }
+    count
+}
+
+/// The address of the instruction that the signal interrupted.
+fn interrupted(context: *mut c_void) -> Option<usize> {
+    // SAFETY: with SA_SIGINFO the kernel passes a whole ucontext_t (sigaction(2)) that lives while the handler runs.
+    let context = unsafe { context.cast::<libc::ucontext_t>().as_ref() }?;
+    #[cfg(target_arch = "x86_64")]
+    return usize::try_from(context.uc_mcontext.gregs[libc::REG_RIP as usize]).ok();
+    #[cfg(target_arch = "aarch64")]
+    return usize::try_from(context.uc_mcontext.pc).ok();
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return None;
+}

@@ -103,7 +103,9 @@ impl Watchdog {
     }
 
     fn run(mut self) {
-        stack::prepare();
+        if let Err(error) = stack::prepare() {
+            tracing::warn!(%error, "reports will have no stacks");
+        }
         let mut planned_ns = monotonic_ns();
         loop {
             self.look(planned_ns);

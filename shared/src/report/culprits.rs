@@ -1,0 +1,199 @@
+//! Who is to blame: of each stack the innermost function that is no machinery, within the poll of a task.
+//!
+//! What lies outside of a task's poll is the runtime: it is on every stack and never to blame. A frame belongs to the
+//! package of its file; where the file is not known, to the crate that its name begins with.
+
+use super::{Culprit, Frame, Inside, Request, Stack, Task};
+
+/// Culprits that are named.
+const MAX: usize = 5;
+/// Its frame is where the runtime ends and a task begins.
+const BOUNDARY: &str = "lifecycle::task::poll_task";
+/// Packages that do what others tell them to.
+const MACHINERY: &[&str] = &[
+    "alloc",
+    "arc_swap",
+    "backtrace",
+    "bytes",
+    "core",
+    "futures",
+    "futures_channel",
+    "futures_core",
+    "futures_util",
+    "http_body",
+    "http_body_util",
+    "hashbrown",
+    "hyper",
+    "hyper_util",
+    "itoa",
+    "libc",
+    "memchr",
+    "mimalloc",
+    "mio",
+    "nix",
+    "pin_project",
+    "pin_project_lite",
+    "rustc_demangle",
+    "ryu",
+    "serde",
+    "serde_core",
+    "serde_json",
+    "socket2",
+    "std",
+    "tokio",
+    "tokio_rustls",
+    "tokio_util",
+    "tracing",
+    "tracing_core",
+    "tracing_subscriber",
+];
+/// Our own part of it, by name and by file.
+const OUR_MACHINERY: [&str; 2] = ["forkgate_worker::lifecycle::task::", "worker/src/lifecycle/task/"];
+/// Frames of these run tasks that are not known by [`BOUNDARY`].
+const RUNTIME: [&str; 4] =
+    ["tokio::runtime::", "tokio::task::local::", "/src/runtime/", "/src/task/local.rs"];
+
+/// The likeliest first. Without a stack it is the task that was polled, or the ones that were polled most.
+pub fn culprits(inside: Option<&Inside>, in_flight: &[Request]) -> Vec<Culprit> {
+    let Some(inside) = inside else { return Vec::new() };
+    let samples: u32 = inside.stacks.iter().map(|stack| stack.count).sum();
+    let mut blames: Vec<Blame> = Vec::new();
+    for stack in &inside.stacks {
+        let Some((function, place)) = to_blame(&stack.frames) else { continue };
+        match blames.iter_mut().find(|blame| blame.function == function) {
+            Some(blame) => blame.count += stack.count,
+            None => blames.push(Blame { function, place, count: stack.count, task: task_of(stack, inside) }),
+        }
+    }
+    if blames.is_empty() {
+        return without_stacks(inside, in_flight);
+    }
+    blames.sort_by_key(|blame| std::cmp::Reverse(blame.count));
+    blames.truncate(MAX);
+    let culprit = |blame: Blame| Culprit {
+        share: f64::from(blame.count) / f64::from(samples.max(1)),
+        task: blame.task.and_then(|id| inside.tasks.iter().find(|task| task.id == id)).map(in_words),
+        request: blame.task.and_then(|id| request_of(id, in_flight)),
+        function: blame.function,
+        place: blame.place,
+    };
+    blames.into_iter().map(culprit).collect()
+}
+
+struct Blame {
+    function: String,
+    place: Option<String>,
+    count: u32,
+    task: Option<u64>,
+}
+
+fn task_of(stack: &Stack, inside: &Inside) -> Option<u64> {
+    [stack.task, inside.current_task].into_iter().find(|id| *id != 0)
+}
+
+/// The function, and its place.
+fn to_blame(frames: &[Frame]) -> Option<(String, Option<String>)> {
+    let boundary = frames.iter().position(is_boundary);
+    let end = boundary.or_else(|| frames.iter().position(is_runtime)).unwrap_or(frames.len());
+    if let Some(frame) = frames[..end].iter().find(|frame| !is_machinery(frame)) {
+        return Some((frame.function.clone(), frame.place.clone()));
+    }
+    // All of the task was inlined into the poll, or waits within machinery: the task's own future has a name too.
+    let future = polled_future(&frames[boundary?].function)?;
+    (!is_machinery_by_name(future)).then(|| (future.to_owned(), None))
+}
+
+fn is_boundary(frame: &Frame) -> bool {
+    frame.function.contains(BOUNDARY)
+}
+
+fn is_runtime(frame: &Frame) -> bool {
+    let of_tokio = package(frame.place.as_deref()).is_none_or(|package| package == "tokio");
+    of_tokio
+        && RUNTIME.iter().any(|part| {
+            frame.function.contains(part) || frame.place.as_deref().is_some_and(|place| place.contains(part))
+        })
+}
+
+/// The type argument of the boundary's frame.
+fn polled_future(function: &str) -> Option<&str> {
+    let (_, arguments) = function.split_once("poll_task::<").or_else(|| function.split_once("poll_task<"))?;
+    // A long name was cut.
+    Some(arguments.strip_suffix('>').unwrap_or(arguments))
+}
+
+fn is_machinery(frame: &Frame) -> bool {
+    let ours = OUR_MACHINERY.iter().any(|part| {
+        frame.function.starts_with(part)
+            || frame.place.as_deref().is_some_and(|place| place.starts_with(part))
+    });
+    match package(frame.place.as_deref()) {
+        _ if ours => true,
+        Some(package) => MACHINERY.contains(&package.as_str()),
+        None => is_machinery_by_name(&frame.function),
+    }
+}
+
+/// The package of a file of Rust code: `hyper-util` of `hyper-util-0.1.2/src/a.rs`, written as a crate's name.
+fn package(place: Option<&str>) -> Option<String> {
+    let (directory, _) = place?.split_once("/src/")?;
+    let package = directory.rsplit('/').next()?;
+    let name = match package.rsplit_once('-') {
+        Some((name, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => name,
+        _ => package,
+    };
+    Some(name.replace('-', "_"))
+}
+
+fn is_machinery_by_name(function: &str) -> bool {
+    match crate_of(function) {
+        Some(name) => {
+            MACHINERY.contains(&name) || OUR_MACHINERY.iter().any(|part| function.starts_with(part))
+        }
+        // A C function, an address, a type without a crate (`<[u8]>::iter`, `<F as …>::call`): somebody's tool.
+        None => true,
+    }
+}
+
+/// The crate that a function's name begins with: of `a::b`, `<a::B>::c`, `<a::B as d::E>::f`, `<dyn a::B>::c`.
+fn crate_of(function: &str) -> Option<&str> {
+    let start = function.trim_start_matches('<');
+    let start = start.strip_prefix("dyn ").unwrap_or(start);
+    let (name, _) = start.split_once("::")?;
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    is_name.then_some(name)
+}
+
+fn without_stacks(inside: &Inside, in_flight: &[Request]) -> Vec<Culprit> {
+    let polls: u64 = inside.tasks.iter().map(|task| task.recent_polls).sum();
+    let culprit = |task: &Task, share: f64| Culprit {
+        function: format!("task {}", task.name),
+        place: Some(task.place.clone()),
+        share,
+        task: Some(in_words(task)),
+        request: request_of(task.id, in_flight),
+    };
+    if let Some(current) =
+        inside.tasks.iter().find(|task| inside.current_task != 0 && task.id == inside.current_task)
+        && polls <= current.recent_polls
+    {
+        return vec![culprit(current, 1.0)];
+    }
+    let mut busy: Vec<&Task> = inside.tasks.iter().filter(|task| task.recent_polls > 0).collect();
+    // Of equals the younger first: the loop's root is polled whenever anything is.
+    busy.sort_by_key(|task| std::cmp::Reverse((task.recent_polls, task.id)));
+    busy.iter().take(MAX).map(|task| culprit(task, task.recent_polls as f64 / polls as f64)).collect()
+}
+
+fn in_words(task: &Task) -> String {
+    format!("{} ({})", task.name, task.place)
+}
+
+/// The oldest request that a task works for.
+fn request_of(task: u64, in_flight: &[Request]) -> Option<String> {
+    let own = in_flight.iter().filter(|request| request.task == task);
+    own.max_by(|one, other| one.since_s.total_cmp(&other.since_s)).map(ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Tables of stacks and who is to blame for them.
+
+use super::*;
+
+fn frame(text: &str) -> Frame {
+    let (function, place) = match text.split_once(" @ ") {
+        Some((function, place)) => (function, Some(place.to_owned())),
+        None => (text, None),
+    };
+    Frame { function: function.to_owned(), place }
+}
+
+fn stack(count: u32, task: u64, frames: &[&str]) -> Stack {
+    Stack { count, task, frames: frames.iter().map(|text| frame(text)).collect() }
+}
+
+fn task(id: u64, name: &str, recent_polls: u64) -> Task {
+    Task {
+        id,
+        name: name.to_owned(),
+        place: "worker/src/a.rs:1".to_owned(),
+        age_s: 1.0,
+        polls: recent_polls,
+        recent_polls,
+        last_poll_s: None,
+        last_progress_s: None,
+    }
+}
+
+fn request(task: u64, object: &str, since_s: f64) -> Request {
+    Request {
+        method: "tools/call".to_owned(),
+        object: object.to_owned(),
+        caller: "alice".to_owned(),
+        upstream: None,
+        since_s,
+        task,
+    }
+}
+
+const POLL: &str =
+    "forkgate_worker::lifecycle::task::poll_task::<x::y::{closure#0}> @ worker/src/lifecycle/task/mod.rs:9";
+const WATCHED: &str = "<forkgate_worker::lifecycle::task::Watched as core::future::future::Future>::poll @ worker/src/lifecycle/task/mod.rs:8";
+const RUN: &str = "<tokio::task::local::LocalSet>::tick @ tokio-1.54.1/src/task/local.rs:7";
+const BOOT: &str = "forkgate_worker::lifecycle::boot::serve @ worker/src/lifecycle/boot.rs:1";
+
+#[test]
+fn the_innermost_function_that_is_no_machinery_is_to_blame() {
+    for (frames, expected) in [
+        // Of ours, under system calls and std.
+        (
+            vec![
+                "clock_nanosleep",
+                "std::thread::sleep @ std/src/thread/mod.rs:1",
+                "a::b @ worker/src/b.rs:3",
+                POLL,
+                WATCHED,
+            ],
+            Some("a::b"),
+        ),
+        // An address without a name is nobody.
+        (vec!["0x55d0c0ffee", "a::b", POLL], Some("a::b")),
+        // A trait's method belongs to the type it is implemented for.
+        (
+            vec!["<forkgate_worker::x::Y as core::future::Future>::poll", "a::b", POLL],
+            Some("<forkgate_worker::x::Y as core::future::Future>::poll"),
+        ),
+        (
+            vec![
+                "<core::pin::Pin as core::future::Future>::poll",
+                "<F as core::ops::FnOnce>::call_once",
+                "<&mut a::B as c::D>::e",
+                "a::f::{closure#0}",
+                POLL,
+            ],
+            Some("a::f::{closure#0}"),
+        ),
+        (vec!["<[u8]>::iter", "<str>::parse", "<dyn a::B>::c", POLL], Some("<dyn a::B>::c")),
+        // What is inlined from elsewhere belongs to its file, whatever its types are called.
+        (
+            vec![
+                "<a::B as core::iter::Iterator>::next @ core/src/iter/mod.rs:1",
+                "a::b @ worker/src/b.rs:3",
+                POLL,
+            ],
+            Some("a::b"),
+        ),
+        (
+            vec!["poll @ hyper-util-0.1.2/src/lib.rs:1", "sqlx_core::x @ sqlx-core-0.9.1/src/x.rs:3", POLL],
+            Some("sqlx_core::x"),
+        ),
+        // A callback of a dependency; what called it is not to blame.
+        (
+            vec![
+                "a::planted @ worker/src/a.rs:1",
+                "hyper::proto::h1::dispatch @ hyper-1.12.0/src/a.rs:1",
+                "a::connection",
+                POLL,
+            ],
+            Some("a::planted"),
+        ),
+        // A runtime that the task itself calls is no end of it.
+        (
+            vec![
+                "core::mem::take",
+                "tokio::runtime::task::new @ tokio-1.54.1/src/runtime/task/mod.rs:1",
+                "a::spawns",
+                POLL,
+            ],
+            Some("a::spawns"),
+        ),
+        // All inlined: the polled future has a name.
+        (
+            vec!["tokio::task::yield_now @ tokio-1.54.1/src/task/yield_now.rs:1", POLL, WATCHED, RUN],
+            Some("x::y::{closure#0}"),
+        ),
+        (vec!["core::x", "forkgate_worker::lifecycle::task::poll_task::<core::pin::Pin>"], None),
+        // Only the innermost of nested tasks counts.
+        (vec!["core::x", POLL, "a::outer", POLL], Some("x::y::{closure#0}")),
+        // The runtime between two polls.
+        (
+            vec![
+                "epoll_wait",
+                "<mio::Poll>::poll",
+                "tokio::runtime::scheduler::park @ tokio-1.54.1/src/runtime/a.rs:1",
+                BOOT,
+                "main",
+            ],
+            None,
+        ),
+        (vec![WATCHED, RUN, BOOT], None),
+        // A poll of a task that nobody knows.
+        (vec!["a::b", "core::x", RUN, BOOT], Some("a::b")),
+        (vec![], None),
+    ] {
+        let frames: Vec<Frame> = frames.into_iter().map(frame).collect();
+        assert_eq!(to_blame(&frames).map(|(function, _)| function).as_deref(), expected, "{frames:#?}");
+    }
+}
+
+#[test]
+fn the_share_of_samples_decides_the_order() {
+    let inside = Inside {
+        stacks: vec![
+            stack(8, 3, &["epoll_wait", RUN, BOOT]),
+            stack(5, 7, &["a::slow @ worker/src/a.rs:1", POLL]),
+            stack(4, 9, &["core::x", "a::hot @ worker/src/a.rs:5", POLL]),
+            stack(3, 9, &["a::hot @ worker/src/a.rs:6", POLL]),
+        ],
+        tasks: vec![task(9, "hot task", 100), task(7, "slow task", 5)],
+        ..Inside::default()
+    };
+    let in_flight = [request(9, "young", 1.0), request(9, "old", 2.0), request(8, "other", 9.0)];
+    let found = culprits(Some(&inside), &in_flight);
+    let brief: Vec<_> =
+        found.iter().map(|one| (one.function.as_str(), one.share, one.place.as_deref())).collect();
+    assert_eq!(
+        brief,
+        [("a::hot", 0.35, Some("worker/src/a.rs:5")), ("a::slow", 0.25, Some("worker/src/a.rs:1"))]
+    );
+    assert_eq!(found[0].task.as_deref(), Some("hot task (worker/src/a.rs:1)"));
+    assert_eq!(found[0].request.as_deref(), Some("tools/call old for alice, since 2.0 s"));
+    assert_eq!(found[1].request, None);
+}
+
+#[test]
+fn without_a_stack_it_is_the_polled_task_or_the_busiest() {
+    let tasks = vec![task(5, "busy", 30), task(6, "idle", 0), task(7, "less", 10)];
+    let stalled = Inside { current_task: 6, tasks: vec![task(6, "stuck", 0)], ..Inside::default() };
+    let found = culprits(Some(&stalled), &[request(6, "x", 1.0)]);
+    assert_eq!((found.len(), found[0].function.as_str(), found[0].share), (1, "task stuck", 1.0));
+    assert!(found[0].request.is_some());
+    let spinning = Inside { current_task: 7, tasks, ..Inside::default() };
+    let found = culprits(Some(&spinning), &[]);
+    let brief: Vec<_> = found.iter().map(|one| (one.function.as_str(), one.share)).collect();
+    assert_eq!(brief, [("task busy", 0.75), ("task less", 0.25)]);
+    assert!(culprits(None, &[]).is_empty() && culprits(Some(&Inside::default()), &[]).is_empty());
+}
