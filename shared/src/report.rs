@@ -156,6 +156,10 @@ pub struct Request {
 pub struct Inside {
     /// Samples of the event loop's stack, equal ones together, the most frequent first.
     pub stacks: Vec<Stack>,
+    /// Of a loop that turns: where tasks left their waker before they gave up their poll, equal ones together. It tells who
+    /// makes the loop turn when most samples are of the runtime.
+    #[serde(default)]
+    pub rests: Vec<Stack>,
     /// The task that was polled when the report began; 0 = none.
     pub current_task: u64,
     /// For how long that poll had lasted, seconds.

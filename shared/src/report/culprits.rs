@@ -48,30 +48,38 @@ const MACHINERY: &[&str] = &[
     "tracing_subscriber",
 ];
 /// Our own part of it, by name and by file.
-const OUR_MACHINERY: [&str; 2] = ["forkgate_worker::lifecycle::task::", "worker/src/lifecycle/task/"];
+const OUR_MACHINERY: [&str; 4] = [
+    "forkgate_worker::lifecycle::task::",
+    "forkgate_worker::watchdog::stack::",
+    "worker/src/lifecycle/task/",
+    "worker/src/watchdog/stack.rs",
+];
 /// Frames of these run tasks that are not known by [`BOUNDARY`].
 const RUNTIME: [&str; 4] =
     ["tokio::runtime::", "tokio::task::local::", "/src/runtime/", "/src/task/local.rs"];
 
-/// The likeliest first. Without a stack it is the task that was polled, or the ones that were polled most.
+/// The likeliest first.
+///
+/// The samples that the runtime is in are charged to those who make it turn, by how often their tasks came to rest. Without
+/// any stack it is the task that was polled, or the ones that were polled most.
 pub fn culprits(inside: Option<&Inside>, in_flight: &[Request]) -> Vec<Culprit> {
     let Some(inside) = inside else { return Vec::new() };
-    let samples: u32 = inside.stacks.iter().map(|stack| stack.count).sum();
-    let mut blames: Vec<Blame> = Vec::new();
-    for stack in &inside.stacks {
-        let Some((function, place)) = to_blame(&stack.frames) else { continue };
-        match blames.iter_mut().find(|blame| blame.function == function) {
-            Some(blame) => blame.count += stack.count,
-            None => blames.push(Blame { function, place, count: stack.count, task: task_of(stack, inside) }),
-        }
+    let (samples, mut blames) = blamed(&inside.stacks, inside);
+    let (rests, resting) = blamed(&inside.rests, inside);
+    let of_runtime = samples - blames.iter().map(|blame| blame.weight).sum::<f64>();
+    for rest in resting {
+        let share = if samples > 0.0 { of_runtime * rest.weight / rests } else { rest.weight };
+        add(&mut blames, Blame { weight: share, ..rest });
     }
+    blames.retain(|blame| blame.weight > 0.0);
     if blames.is_empty() {
         return without_stacks(inside, in_flight);
     }
-    blames.sort_by_key(|blame| std::cmp::Reverse(blame.count));
+    blames.sort_by(|one, other| other.weight.total_cmp(&one.weight));
     blames.truncate(MAX);
+    let all = if samples > 0.0 { samples } else { rests };
     let culprit = |blame: Blame| Culprit {
-        share: f64::from(blame.count) / f64::from(samples.max(1)),
+        share: blame.weight / all,
         task: blame.task.and_then(|id| inside.tasks.iter().find(|task| task.id == id)).map(in_words),
         request: blame.task.and_then(|id| request_of(id, in_flight)),
         function: blame.function,
@@ -83,8 +91,28 @@ pub fn culprits(inside: Option<&Inside>, in_flight: &[Request]) -> Vec<Culprit> 
 struct Blame {
     function: String,
     place: Option<String>,
-    count: u32,
+    /// Samples.
+    weight: f64,
     task: Option<u64>,
+}
+
+/// How many samples there are, and who is to blame for how many of them.
+fn blamed(stacks: &[Stack], inside: &Inside) -> (f64, Vec<Blame>) {
+    let mut blames = Vec::new();
+    for stack in stacks {
+        if let Some((function, place)) = to_blame(&stack.frames) {
+            let (weight, task) = (f64::from(stack.count), task_of(stack, inside));
+            add(&mut blames, Blame { function, place, weight, task });
+        }
+    }
+    (stacks.iter().map(|stack| f64::from(stack.count)).sum(), blames)
+}
+
+fn add(blames: &mut Vec<Blame>, more: Blame) {
+    match blames.iter_mut().find(|blame| blame.function == more.function) {
+        Some(blame) => blame.weight += more.weight,
+        None => blames.push(more),
+    }
 }
 
 fn task_of(stack: &Stack, inside: &Inside) -> Option<u64> {

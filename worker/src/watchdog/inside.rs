@@ -4,7 +4,7 @@
 //! file) it does on a thread of its own, which is left behind when its time is over. What is not found out is named in
 //! `gaps`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use forkgate_shared::report::{Inside, Stack, Task};
+use forkgate_shared::report::{Frame, Inside, Stack, Task};
 use forkgate_shared::rows::{Rows, monotonic_ns};
 use forkgate_shared::verdict::Verdict;
 use forkgate_shared::{log, memfd};
@@ -31,6 +31,8 @@ const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
 const STALL_SAMPLES: (u32, Duration) = (3, Duration::from_millis(60));
 /// Samples of a loop that turns, and the time: enough to tell who takes most of it.
 const SPIN_SAMPLES: (u32, Duration) = (20, Duration::from_secs(1));
+/// How long is waited for a task to come to rest; a loop that spins has thousands of them per second.
+const REST_LIMIT: Duration = Duration::from_millis(20);
 /// Part of the time that may go into sampling when the thread hardly gets a CPU.
 const SAMPLING_SHARE: f64 = 0.5;
 /// Kept for writing the report down after the last step.
@@ -63,8 +65,8 @@ fn collect(verdict: Verdict, context: &Context) -> Inside {
         inside.current_poll_s = seconds(monotonic_ns(), current.since_ns);
     }
     let before = context.registry.snapshot();
-    let samples = timed(&mut inside, "samples", |inside| sample(verdict, context, inside));
-    timed(&mut inside, "tasks", |inside| list_tasks(inside, context, &before, &samples));
+    let (samples, rests) = timed(&mut inside, "samples", |inside| sample(verdict, context, inside));
+    timed(&mut inside, "tasks", |inside| list_tasks(inside, context, &before, samples.iter().chain(&rests)));
     timed(&mut inside, "descriptors", |inside| {
         inside.descriptors = aside("descriptors", descriptors::LIMIT, descriptors::count, inside);
     });
@@ -75,7 +77,9 @@ fn collect(verdict: Verdict, context: &Context) -> Inside {
         Some(lines) => inside.log = lines,
         None => inside.gaps.push("log: a thread is just writing a line".to_owned()),
     }
-    timed(&mut inside, "symbols", |inside| name_stacks(inside, folded(samples), context.deadline));
+    timed(&mut inside, "symbols", |inside| {
+        name_stacks(inside, folded(samples), folded(rests), context.deadline);
+    });
     inside
 }
 
@@ -108,11 +112,12 @@ fn aside<T: Default + Send + 'static>(
     T::default()
 }
 
-fn sample(verdict: Verdict, context: &Context, inside: &mut Inside) -> Vec<Sample> {
+/// Samples of the thread, and of places where its tasks come to rest.
+fn sample(verdict: Verdict, context: &Context, inside: &mut Inside) -> (Vec<Sample>, Vec<Sample>) {
     let (count, spread) = if verdict.loop_turns() { SPIN_SAMPLES } else { STALL_SAMPLES };
     let begun = Instant::now();
     let end = begun + context.deadline.saturating_duration_since(begun).mul_f64(SAMPLING_SHARE);
-    let mut samples = Vec::new();
+    let (mut samples, mut rests) = (Vec::new(), Vec::new());
     for number in 0..count {
         let now = Instant::now();
         let limit = end.saturating_duration_since(now).min(SAMPLE_LIMIT);
@@ -126,13 +131,17 @@ fn sample(verdict: Verdict, context: &Context, inside: &mut Inside) -> Vec<Sampl
                 }
             }
         }
+        if verdict.loop_turns() {
+            // Nothing at rest is no news: the loop may be in one long poll.
+            rests.extend(stack::next_at_rest(REST_LIMIT));
+        }
         let next = begun + spread * (number + 1) / count;
         std::thread::sleep(next.min(end).saturating_duration_since(Instant::now()));
         if Instant::now() >= end {
             break;
         }
     }
-    samples
+    (samples, rests)
 }
 
 /// Equal samples together, the most frequent first.
@@ -153,37 +162,38 @@ fn folded(samples: Vec<Sample>) -> Vec<(u32, Sample)> {
     stacks.into_iter().map(stack).collect()
 }
 
-fn name_stacks(inside: &mut Inside, stacks: Vec<(u32, Sample)>, deadline: Instant) {
-    let mut addresses = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    for address in stacks.iter().flat_map(|(_, sample)| &sample.addresses) {
-        if seen.insert(*address) {
-            addresses.push(*address);
-        }
-    }
+fn name_stacks(
+    inside: &mut Inside,
+    stacks: Vec<(u32, Sample)>,
+    rests: Vec<(u32, Sample)>,
+    deadline: Instant,
+) {
+    let mut seen = HashSet::new();
+    let of_samples = stacks.iter().chain(&rests).flat_map(|(_, sample)| sample.addresses.iter().copied());
+    let addresses: Vec<usize> = of_samples.filter(|address| seen.insert(*address)).collect();
     let wanted = addresses.len();
-    let deadline = deadline.checked_sub(WRITING).unwrap_or(deadline);
-    let known = symbols::resolve(addresses, deadline);
+    let known = symbols::resolve(addresses, deadline.checked_sub(WRITING).unwrap_or(deadline));
     if known.len() < wanted {
         inside.gaps.push(format!("symbols: time for {} of {wanted} addresses", known.len()));
     }
-    inside.stacks = stacks.into_iter().map(|stack| named(stack, &known)).collect();
-    // Different addresses within the same lines are the same stack for a person.
+    inside.stacks = merged(stacks, &known);
+    inside.rests = merged(rests, &known);
+}
+
+/// Names the frames. Different addresses within the same lines are the same stack for a person.
+fn merged(stacks: Vec<(u32, Sample)>, known: &HashMap<usize, Vec<Frame>>) -> Vec<Stack> {
     let mut merged: Vec<Stack> = Vec::new();
-    for stack in std::mem::take(&mut inside.stacks) {
+    for stack in stacks.into_iter().map(|stack| named(stack, known)) {
         match merged.iter_mut().find(|other| other.frames == stack.frames && other.task == stack.task) {
             Some(same) => same.count += stack.count,
             None => merged.push(stack),
         }
     }
     merged.sort_by_key(|stack| std::cmp::Reverse(stack.count));
-    inside.stacks = merged;
+    merged
 }
 
-fn named(
-    (count, sample): (u32, Sample),
-    known: &HashMap<usize, Vec<forkgate_shared::report::Frame>>,
-) -> Stack {
+fn named((count, sample): (u32, Sample), known: &HashMap<usize, Vec<Frame>>) -> Stack {
     let frames = sample.addresses.iter().flat_map(|address| match known.get(address) {
         Some(frames) => frames.clone(),
         None => vec![symbols::unnamed(*address)],
@@ -192,11 +202,16 @@ fn named(
 }
 
 /// The tasks that matter most: the polled one, those of the samples, those that work on requests, then by polls.
-fn list_tasks(inside: &mut Inside, context: &Context, before: &[TaskFacts], samples: &[Sample]) {
+fn list_tasks<'a>(
+    inside: &mut Inside,
+    context: &Context,
+    before: &[TaskFacts],
+    samples: impl Iterator<Item = &'a Sample>,
+) {
     let now = monotonic_ns();
     let before: HashMap<u64, u64> = before.iter().map(|task| (task.id, task.polls)).collect();
     let mut first: Vec<u64> = vec![inside.current_task];
-    first.extend(samples.iter().map(|sample| sample.task));
+    first.extend(samples.map(|sample| sample.task));
     first.extend(context.rows.row(context.row).in_flight_ring.iter().map(|entry| entry.task.load(Relaxed)));
     let mut tasks: Vec<Task> = context
         .registry
@@ -232,8 +247,10 @@ fn bounded_json(mut inside: Inside) -> io::Result<Vec<u8>> {
         if json.len() <= MAX_BYTES {
             return Ok(json);
         }
-        let gap = if inside.stacks.len() > 1 {
-            inside.stacks.truncate(inside.stacks.len() / 2);
+        let gap = if inside.stacks.len().max(inside.rests.len()) > 1 {
+            for stacks in [&mut inside.stacks, &mut inside.rests] {
+                stacks.truncate(stacks.len().div_ceil(2));
+            }
             "stacks: the rarest were left out"
         } else if !inside.log.is_empty() {
             inside.log.clear();

@@ -179,7 +179,9 @@ fn a_loop_that_turns_for_nothing_is_blamed_on_the_future_that_makes_it_turn() {
     let first = first_culprit(&inside, &[]);
     assert!(first.function.contains("::planted_yielding"), "{first:?}");
     assert!(first.task.is_some_and(|task| task.starts_with("spinner (")));
-    assert!(inside.stacks.iter().map(|stack| stack.count).sum::<u32>() > 1);
+    for stacks in [&inside.stacks, &inside.rests] {
+        assert!(stacks.iter().map(|stack| stack.count).sum::<u32>() > 1, "{:?}", inside.gaps);
+    }
     // The root is polled whenever anything is; of equals the younger comes first.
     let busiest = &inside.tasks[0];
     assert!(

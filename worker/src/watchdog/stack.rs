@@ -1,4 +1,5 @@
-//! The stack of another thread: a signal interrupts it, and the handler writes down where it was.
+//! The stack of another thread: a signal interrupts it, and the handler writes down where it was. Or, where the thread's
+//! tasks come to rest (see [`rest`]), it writes that down itself.
 //!
 //! The handler takes no lock and no memory. The unwinder that it uses is not formally safe within a signal handler: it was
 //! warmed up before ([`prepare`]), runs only when something is wrong already, and one that never ends costs a report its
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::lifecycle::task;
+use crate::lifecycle::task::{self, rest};
 
 /// Frames of one sample, the innermost ones.
 const FRAMES: usize = 96;
@@ -27,10 +28,18 @@ const WRITING: u32 = 2;
 /// The sample is there.
 const DONE: u32 = 3;
 
-static STATE: AtomicU32 = AtomicU32::new(IDLE);
-static ADDRESSES: [AtomicUsize; FRAMES] = [const { AtomicUsize::new(0) }; FRAMES];
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-static TASK: AtomicU64 = AtomicU64::new(0);
+/// What a handler writes down, for the thread that asked for it.
+struct Desk {
+    state: AtomicU32,
+    addresses: [AtomicUsize; FRAMES],
+    count: AtomicUsize,
+    task: AtomicU64,
+}
+
+/// Of the thread that a signal interrupted.
+static INTERRUPTED: Desk = Desk::new();
+/// Of a task that came to rest.
+static AT_REST: Desk = Desk::new();
 /// One sample at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -47,8 +56,8 @@ pub(super) struct Sample {
 /// Why there is no sample.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SampleError {
-    /// State D, or starved, or the signal is blocked.
-    #[error("the event loop's thread did not take the signal within {0:?}")]
+    /// State D, or starved, or the signal is blocked; or no task came to rest.
+    #[error("nothing came from the event loop's thread within {0:?}")]
     NoAnswer(Duration),
     /// An earlier handler has not come back.
     #[error("the handler of an earlier sample never ended")]
@@ -61,7 +70,8 @@ pub(super) enum SampleError {
 /// Installs the handler and warms the unwinder up. Once per process, before anything is wrong.
 pub(super) fn prepare() -> io::Result<()> {
     // Its first run loads tables and takes locks.
-    walk(None);
+    walk(None, |_, _| {});
+    rest::witnessed_by(|| AT_REST.write(None));
     // SAFETY: all zeros is a valid sigaction (sigaction(2)): no flags, no mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut c_void) = on_signal;
@@ -78,33 +88,75 @@ pub(super) fn prepare() -> io::Result<()> {
 /// Takes one sample of the thread with the id `tid`. Waits at most for `limit`.
 pub(super) fn sample(tid: i32, limit: Duration) -> Result<Sample, SampleError> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    if STATE.compare_exchange(IDLE, ASKED, AcqRel, Relaxed).is_err() && !rescued() {
-        return Err(SampleError::Stuck);
-    }
-    // SAFETY: tgkill(2) touches no memory.
-    if unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal()) } != 0 {
-        STATE.store(IDLE, Release);
-        return Err(io::Error::last_os_error().into());
-    }
-    let end = Instant::now() + limit;
-    while STATE.load(Acquire) != DONE {
-        if Instant::now() >= end {
-            // A handler that has begun and not ended keeps the state: nobody may read what it writes.
-            let _ = STATE.compare_exchange(ASKED, IDLE, AcqRel, Relaxed);
-            return Err(SampleError::NoAnswer(limit));
+    INTERRUPTED.read(limit, || {
+        // SAFETY: tgkill(2) touches no memory.
+        match unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
-        std::thread::sleep(LOOK_EVERY);
-    }
-    let count = COUNT.load(Relaxed).min(FRAMES);
-    let addresses = ADDRESSES[..count].iter().map(|address| address.load(Relaxed)).collect();
-    let sample = Sample { addresses, task: TASK.load(Relaxed) };
-    STATE.store(IDLE, Release);
-    Ok(sample)
+    })
 }
 
-/// Takes the place of a handler that ended after nobody waited for it any more.
-fn rescued() -> bool {
-    STATE.compare_exchange(DONE, ASKED, AcqRel, Relaxed).is_ok()
+/// Where the next task comes to rest, in whichever event loop of this process. Waits at most for `limit`.
+pub(super) fn next_at_rest(limit: Duration) -> Result<Sample, SampleError> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    AT_REST.read(limit, || {
+        rest::next();
+        Ok(())
+    })
+}
+
+impl Desk {
+    const fn new() -> Desk {
+        Desk {
+            state: AtomicU32::new(IDLE),
+            addresses: [const { AtomicUsize::new(0) }; FRAMES],
+            count: AtomicUsize::new(0),
+            task: AtomicU64::new(0),
+        }
+    }
+
+    /// Asks for a sample and waits for it.
+    fn read(&self, limit: Duration, ask: impl FnOnce() -> io::Result<()>) -> Result<Sample, SampleError> {
+        // One that came after nobody waited for it any more is not read.
+        let free = |state| self.state.compare_exchange(state, ASKED, AcqRel, Relaxed).is_ok();
+        if !free(IDLE) && !free(DONE) {
+            return Err(SampleError::Stuck);
+        }
+        if let Err(error) = ask() {
+            self.state.store(IDLE, Release);
+            return Err(error.into());
+        }
+        let end = Instant::now() + limit;
+        while self.state.load(Acquire) != DONE {
+            if Instant::now() >= end {
+                // A handler that has begun and not ended keeps the state: nobody may read what it writes.
+                let _ = self.state.compare_exchange(ASKED, IDLE, AcqRel, Relaxed);
+                return Err(SampleError::NoAnswer(limit));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let count = self.count.load(Relaxed).min(FRAMES);
+        let addresses = self.addresses[..count].iter().map(|address| address.load(Relaxed)).collect();
+        let sample = Sample { addresses, task: self.task.load(Relaxed) };
+        self.state.store(IDLE, Release);
+        Ok(sample)
+    }
+
+    /// Writes down the calling thread's stack, if somebody waits for that.
+    fn write(&self, interrupted: Option<usize>) {
+        if self.state.compare_exchange(ASKED, WRITING, AcqRel, Relaxed).is_err() {
+            return;
+        }
+        let put = |at: usize, address| self.addresses[at].store(address, Relaxed);
+        let mut count = walk(interrupted, put);
+        if count == 0 {
+            count = walk(None, put);
+        }
+        self.count.store(count, Relaxed);
+        self.task.store(task::current(), Relaxed);
+        self.state.store(DONE, Release);
+    }
 }
 
 /// The second real-time signal: the C library keeps the first ones to itself, and nobody else uses this one.
@@ -113,25 +165,16 @@ fn signal() -> libc::c_int {
 }
 
 extern "C" fn on_signal(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
-    if STATE.compare_exchange(ASKED, WRITING, AcqRel, Relaxed).is_err() {
-        return;
-    }
     // SAFETY: the calling thread's own errno, which always exists.
     let errno = unsafe { *libc::__errno_location() };
-    let mut count = walk(interrupted(context));
-    if count == 0 {
-        count = walk(None);
-    }
-    COUNT.store(count, Relaxed);
-    TASK.store(task::current(), Relaxed);
+    INTERRUPTED.write(interrupted(context));
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
-    STATE.store(DONE, Release);
 }
 
-/// Writes the calling thread's return addresses into [`ADDRESSES`], from the one that was interrupted on; gives their
-/// number.
-fn walk(interrupted: Option<usize>) -> usize {
+/// Gives the calling thread's return addresses, from the one that was interrupted on, to `put` with their index; gives
+/// their number.
+fn walk(interrupted: Option<usize>, put: impl Fn(usize, usize)) -> usize {
     let mut count = 0;
     let mut begun = interrupted.is_none();
     // SAFETY: the crate's lock guards only its naming of symbols, which is not done here; walking touches nothing but
@@ -144,7 +187,7 @@ fn walk(interrupted: Option<usize>) -> usize {
                 address += 1;
             }
             if begun {
-                ADDRESSES[count].store(address, Relaxed);
+                put(count, address);
                 count += 1;
             }
             count < FRAMES

@@ -164,6 +164,26 @@ fn the_share_of_samples_decides_the_order() {
 }
 
 #[test]
+fn the_runtimes_own_time_is_charged_to_those_who_make_it_turn() {
+    let rests = vec![
+        stack(3, 9, &["forkgate_worker::watchdog::stack::x", "tokio::y", "a::spinner", POLL]),
+        stack(1, 7, &["tokio::y", "a::other", POLL]),
+    ];
+    let stacks = vec![stack(8, 0, &["epoll_wait", RUN, BOOT]), stack(2, 7, &["a::other", POLL])];
+    let inside = Inside { stacks, rests: rests.clone(), ..Inside::default() };
+    let brief = |inside: &Inside| -> Vec<(String, f64)> {
+        culprits(Some(inside), &[]).into_iter().map(|one| (one.function, one.share)).collect()
+    };
+    assert_eq!(brief(&inside), [("a::spinner".to_owned(), 0.6), ("a::other".to_owned(), 0.4)]);
+    // A stall has no such samples, whatever else came to rest.
+    let stalled =
+        Inside { stacks: vec![stack(3, 5, &["a::stuck", POLL])], rests: rests.clone(), ..Inside::default() };
+    assert_eq!(brief(&stalled), [("a::stuck".to_owned(), 1.0)]);
+    let only_rests = Inside { rests, ..Inside::default() };
+    assert_eq!(brief(&only_rests), [("a::spinner".to_owned(), 0.75), ("a::other".to_owned(), 0.25)]);
+}
+
+#[test]
 fn without_a_stack_it_is_the_polled_task_or_the_busiest() {
     let tasks = vec![task(5, "busy", 30), task(6, "idle", 0), task(7, "less", 10)];
     let stalled = Inside { current_task: 6, tasks: vec![task(6, "stuck", 0)], ..Inside::default() };

@@ -8,6 +8,7 @@
 //! Cost per poll: two readings of the coarse clock and some plain stores, see `bench/README.md`.
 
 mod registry;
+pub mod rest;
 
 use std::cell::OnceCell;
 use std::future::Future;
@@ -64,18 +65,20 @@ where
 /// Watches a future that is not spawned: the loop's own root.
 #[track_caller]
 pub fn root<F: Future>(name: &'static str, future: F) -> impl Future<Output = F::Output> {
-    watched(name, Location::caller(), future)
+    Watched { is_root: true, ..watched(name, Location::caller(), future) }
 }
 
 fn watched<F: Future>(name: &'static str, place: &'static Location<'static>, future: F) -> Watched<F> {
     let handle = LOCAL.with(|local| local.get().and_then(|local| Local::enter(local, name, place)));
-    Watched { handle, future }
+    Watched { handle, is_root: false, future }
 }
 
 pin_project! {
     /// A future whose polls are watched.
     struct Watched<F> {
         handle: Option<Handle>,
+        // It is polled whenever anything is, and so says nothing about who makes the loop turn.
+        is_root: bool,
         #[pin]
         future: F,
     }
@@ -89,7 +92,10 @@ impl<F: Future> Future for Watched<F> {
         match this.handle {
             Some(handle) => {
                 let _polling = handle.poll_begins();
-                poll_task(this.future, cx)
+                match rest::is_wanted() && !*this.is_root {
+                    true => rest::poll(this.future, cx, poll_task),
+                    false => poll_task(this.future, cx),
+                }
             }
             None => this.future.poll(cx),
         }
