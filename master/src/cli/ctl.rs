@@ -8,19 +8,21 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use forkgate_shared::status::WorkerStatus;
+use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::output;
-use crate::system::ctl::{self, Answer, Request};
+use super::report::{self, Style};
+use crate::system::ctl::{self, Answer, Refusal, Request, Why};
 
 /// A master answers within a turn of its loop; one that is stopped never does.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest answer that is read: some hundred bytes per worker.
-const MAX_ANSWER: u64 = 1 << 20;
+/// Longest answer that is read: some hundred bytes per worker, or a report.
+const MAX_ANSWER: u64 = 4 << 20;
 /// Where the unit file's `RuntimeDirectory=` puts the socket; the shell of an operator has no `$RUNTIME_DIRECTORY`.
 const SYSTEMD_DIRECTORY: &str = "/run/forkgate";
 
-/// Why there is no status.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 enum CtlError {
     #[error(
@@ -45,25 +47,42 @@ enum CtlError {
     Closed { path: PathBuf },
     #[error("the master at {path} gave an answer that this version does not understand: {source}", path = .path.display())]
     Malformed { path: PathBuf, source: serde_json::Error },
+    #[error("{0}")]
+    Refused(String),
 }
 
 fn tried(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or ")
 }
 
-/// Prints the status of a running master: a table, or the JSON as the master gave it.
-///
-/// The socket is `socket`, else the first that exists of `$RUNTIME_DIRECTORY/ctl.sock`, `<state_dir>/ctl.sock`,
-/// `/run/forkgate/ctl.sock`. Exit code 1 with one line on stderr when there is no answer within 5 s.
-pub fn status(json: bool, socket: Option<PathBuf>, state_dir: &Path) -> ExitCode {
+/// Where to look for a master: `socket`, else the first that exists of `$RUNTIME_DIRECTORY/ctl.sock`,
+/// `<state_dir>/ctl.sock`, `/run/forkgate/ctl.sock`.
+pub fn sockets(socket: Option<PathBuf>, state_dir: &Path) -> Vec<PathBuf> {
     let runtime = std::env::var("RUNTIME_DIRECTORY").ok();
-    let candidates = match socket {
+    match socket {
         Some(path) => vec![path],
         None => candidates(runtime.as_deref(), state_dir),
-    };
-    match ask(&candidates) {
+    }
+}
+
+/// Prints the status of a running master: a table, or the JSON as the master gave it.
+///
+/// Exit code 1 with one line on stderr when there is no answer within 5 s.
+pub fn status(json: bool, sockets: &[PathBuf]) -> ExitCode {
+    shown(ask(sockets, &Request::Status), json, table)
+}
+
+/// Prints why the last worker of a slot was killed or died; else as [`status`].
+pub fn why(slot: u32, json: bool, sockets: &[PathBuf]) -> ExitCode {
+    shown(ask(sockets, &Request::Why { slot }), json, |why: &Why| {
+        format!("{}\nfile: {}\n", report::render(&why.report, Style::of_stdout()), why.path.display())
+    })
+}
+
+fn shown<A>(answer: Result<(String, A), CtlError>, json: bool, render: impl Fn(&A) -> String) -> ExitCode {
+    match answer {
         Ok((line, _)) if json => output::print(&line),
-        Ok((_, answer)) => output::print(&table(&answer)),
+        Ok((_, answer)) => output::print(&render(&answer)),
         Err(error) => {
             output::complain("error", &error.to_string());
             ExitCode::FAILURE
@@ -82,15 +101,18 @@ fn candidates(runtime: Option<&str>, state_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The answer of the first of these masters, as a line and understood.
-fn ask(candidates: &[PathBuf]) -> Result<(String, Answer), CtlError> {
+fn ask<A: DeserializeOwned>(candidates: &[PathBuf], request: &Request) -> Result<(String, A), CtlError> {
     for path in candidates {
         let failed = |source: io::Error| CtlError::of(path, source);
-        let line = match exchange(path) {
+        let line = match exchange(path, request) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             result => result.map_err(failed)?,
         };
         if line.is_empty() {
             return Err(CtlError::Closed { path: path.clone() });
+        }
+        if let Ok(Refusal { error }) = serde_json::from_str(&line) {
+            return Err(CtlError::Refused(error));
         }
         let answer = serde_json::from_str(&line)
             .map_err(|source| CtlError::Malformed { path: path.clone(), source })?;
@@ -99,14 +121,14 @@ fn ask(candidates: &[PathBuf]) -> Result<(String, Answer), CtlError> {
     Err(CtlError::NoSocket(candidates.to_vec()))
 }
 
-fn exchange(path: &Path) -> io::Result<String> {
+fn exchange(path: &Path, request: &Request) -> io::Result<String> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
     let (_directory, name) = ctl::short_name(path)?;
     socket.connect_timeout(&SockAddr::unix(name)?, TIMEOUT)?;
     let mut stream = UnixStream::from(std::os::fd::OwnedFd::from(socket));
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let mut request = serde_json::to_vec(&Request::Status)?;
+    let mut request = serde_json::to_vec(request)?;
     request.push(b'\n');
     stream.write_all(&request)?;
     let mut line = String::new();
@@ -231,13 +253,13 @@ mod tests {
     fn errors_say_where_and_what_to_do() {
         let dir = tempfile::tempdir().expect("dir");
         let paths = candidates(None, dir.path());
-        let missing = ask(&paths[..1]).expect_err("nobody").to_string();
+        let missing = ask::<Answer>(&paths[..1], &Request::Status).expect_err("nobody").to_string();
         assert!(
             missing.contains(&paths[0].display().to_string()) && missing.contains("--socket PATH"),
             "{missing}"
         );
         drop(UnixListener::bind(&paths[0]).expect("bind"));
-        assert!(matches!(ask(&paths[..1]), Err(CtlError::Dead { .. })));
+        assert!(matches!(ask::<Answer>(&paths[..1], &Request::Status), Err(CtlError::Dead { .. })));
         let silent = CtlError::of(&paths[0], io::ErrorKind::WouldBlock.into()).to_string();
         assert!(silent.contains("did not answer within 5 s"), "{silent}");
     }
@@ -263,12 +285,30 @@ mod tests {
             (&stream).write_all(&bytes).expect("write");
             line
         });
-        let (line, answer) = ask(&[dir.path().join("none"), path]).expect("answer");
+        let paths = [dir.path().join("none"), path];
+        let (line, answer) = ask::<Answer>(&paths, &Request::Status).expect("answer");
         assert_eq!(master.join().expect("master"), "{\"command\":\"status\"}\n");
         assert!(line.contains("\"uptime_s\":3661.0"), "{line}");
         let text = table(&answer);
         assert!(text.starts_with("forkgate 0.1.0, pid 9, serving since 1h1m: 1/1 ready\n"), "{text}");
         assert!(text.contains("serving") && text.contains("4711"), "{text}");
+    }
+
+    #[test]
+    fn a_master_that_refuses_gives_its_reason() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join(ctl::SOCKET);
+        let listener = UnixListener::bind(&path).expect("bind");
+        let master = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("accept");
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).expect("read");
+            (&stream).write_all(b"{\"error\":\"no worker of slot 1 died yet\"}\n").expect("write");
+            line
+        });
+        let refused = ask::<Why>(&[path], &Request::Why { slot: 1 }).expect_err("refused");
+        assert_eq!(refused.to_string(), "no worker of slot 1 died yet");
+        assert_eq!(master.join().expect("master"), "{\"command\":\"why\",\"slot\":1}\n");
     }
 
     #[test]

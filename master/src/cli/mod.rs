@@ -12,6 +12,7 @@ mod check;
 mod ctl;
 mod demo;
 mod output;
+mod report;
 mod serve;
 mod settings_args;
 mod token;
@@ -47,6 +48,7 @@ Run it:
   forkgate serve                      MCP clients connect to http://127.0.0.1:4444/mcp
   forkgate token create --sub me --admin
   forkgate ctl status                 workers, requests, recycles
+  forkgate ctl why 0                  why the last worker of slot 0 was killed or died
 
 Steer it (signals to the master):
   HUP    re-read --env-file and --config, replace the workers one by one, lose nothing
@@ -90,6 +92,18 @@ enum Command {
     /// Talk to a running master
     #[command(subcommand)]
     Ctl(CtlCommand),
+    /// Tell why a worker was killed or died: shows a crash report
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report {
+        /// The report; without it the newest one of the state directory
+        #[arg(value_name = "FILE")]
+        file: Option<std::path::PathBuf>,
+        /// Print the JSON as it is in the file
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        sources: SourceArgs,
+    },
     #[command(hide = true)]
     Worker {
         #[arg(long)]
@@ -152,6 +166,19 @@ Examples:
 
 The master is found by its state directory, so the settings must name the same one.";
 
+const WHY_EXAMPLES: &str = "\
+Examples:
+  forkgate ctl why 0                  the last worker of slot 0 that was killed or died
+  forkgate ctl why 0 --json | jq .report.culprits";
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  forkgate report                     the newest one
+  forkgate report /var/lib/forkgate/crash/2026-11-20T13:05:09Z-slot1-gen4-spin.json
+  forkgate report --json --set state_dir=/var/lib/forkgate | jq .culprits
+
+Reports are kept in the directory crash of the state directory, so the settings must name the same one.";
+
 #[derive(Args)]
 struct DemoArgs {
     /// Print one line of JSON instead of instructions
@@ -201,6 +228,20 @@ enum CtlCommand {
         #[command(flatten)]
         sources: SourceArgs,
     },
+    /// Tell why the last worker of a slot was killed or died
+    #[command(after_help = WHY_EXAMPLES)]
+    Why {
+        /// Which slot, see `ctl status`
+        slot: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The master's control socket, when it is not where the settings say
+        #[arg(long, value_name = "PATH")]
+        socket: Option<std::path::PathBuf>,
+        #[command(flatten)]
+        sources: SourceArgs,
+    },
 }
 
 #[derive(Subcommand)]
@@ -227,15 +268,27 @@ pub fn run() -> ExitCode {
             token::create(settings.into_sources(), &sub, admin, ttl)
         }
         Command::Ctl(CtlCommand::Status { json, socket, sources }) => {
-            match Settings::state_dir_of(&sources.into_sources(Vec::new())) {
-                Ok(state_dir) => ctl::status(json, socket, &state_dir),
-                Err(errors) => invalid(&errors),
-            }
+            with_state_dir(sources, |directory| ctl::status(json, &ctl::sockets(socket, directory)))
+        }
+        Command::Ctl(CtlCommand::Why { slot, json, socket, sources }) => {
+            with_state_dir(sources, |directory| ctl::why(slot, json, &ctl::sockets(socket, directory)))
+        }
+        Command::Report { file: Some(file), json, .. } => report::show(&file, json),
+        Command::Report { file: None, json, sources } => {
+            with_state_dir(sources, |directory| report::newest(directory, json))
         }
         Command::Worker { slot, row, generation } => forkgate_worker::run_worker(slot, row, generation),
         Command::Migrate => forkgate_worker::run_migrate(),
         Command::DemoCompanion { json, master } => forkgate_worker::run_demo_companion(json, master),
         Command::Docs(DocsCommand::Settings) => output::print(&docs::render()),
+    }
+}
+
+/// Does something with the state directory that the settings name.
+fn with_state_dir(sources: SourceArgs, run: impl FnOnce(&std::path::Path) -> ExitCode) -> ExitCode {
+    match Settings::state_dir_of(&sources.into_sources(Vec::new())) {
+        Ok(directory) => run(&directory),
+        Err(errors) => invalid(&errors),
     }
 }
 
@@ -268,7 +321,7 @@ mod tests {
     #[test]
     fn help_names_what_a_user_starts_and_hides_what_the_master_starts() {
         let help = Cli::command().render_long_help().to_string();
-        for shown in ["serve", "demo", "check", "token", "ctl"] {
+        for shown in ["serve", "demo", "check", "token", "ctl", "report"] {
             assert!(help.contains(&format!("\n  {shown} ")), "{shown}: {help}");
         }
         for hidden in ["migrate", "demo-companion", "--slot"] {
