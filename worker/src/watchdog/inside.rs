@@ -31,8 +31,11 @@ const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
 const STALL_SAMPLES: (u32, Duration) = (3, Duration::from_millis(60));
 /// Samples of a loop that turns, and the time: enough to tell who takes most of it.
 const SPIN_SAMPLES: (u32, Duration) = (20, Duration::from_secs(1));
-/// How long is waited for a task to come to rest; a loop that spins has thousands of them per second.
-const REST_LIMIT: Duration = Duration::from_millis(20);
+/// How long is waited for a task to come to rest, after the sample: a loop that spins has thousands of them per second, when
+/// it gets a CPU.
+const REST_LIMIT: Duration = Duration::from_millis(100);
+/// So many times in vain, and none is waited for any more: the loop is in one long poll.
+const VAIN: u32 = 3;
 /// Part of the time that may go into sampling when the thread hardly gets a CPU.
 const SAMPLING_SHARE: f64 = 0.5;
 /// Kept for writing the report down after the last step.
@@ -119,10 +122,17 @@ fn sample(verdict: Verdict, context: &Context, inside: &mut Inside) -> (Vec<Samp
     let end = begun + context.deadline.saturating_duration_since(begun).mul_f64(SAMPLING_SHARE);
     let (mut samples, mut rests) = (Vec::new(), Vec::new());
     for number in 0..count {
-        let now = Instant::now();
-        let limit = end.saturating_duration_since(now).min(SAMPLE_LIMIT);
-        match stack::sample(context.loop_tid, limit) {
-            Ok(sample) => samples.push(sample),
+        let limit = end.saturating_duration_since(Instant::now()).min(SAMPLE_LIMIT);
+        let wants_rest = verdict.loop_turns() && (number < VAIN || !rests.is_empty());
+        let taken = match wants_rest {
+            true => stack::sample_and_rest(context.loop_tid, limit, REST_LIMIT.min(limit)),
+            false => stack::sample(context.loop_tid, limit).map(|sample| (sample, None)),
+        };
+        match taken {
+            Ok((sample, rest)) => {
+                samples.push(sample);
+                rests.extend(rest);
+            }
             Err(error) => {
                 inside.gaps.push(format!("stacks: after {number} of {count} samples: {error}"));
                 // A thread that has once not answered does not answer; one that hardly runs may the next time.
@@ -130,10 +140,6 @@ fn sample(verdict: Verdict, context: &Context, inside: &mut Inside) -> (Vec<Samp
                     break;
                 }
             }
-        }
-        if verdict.loop_turns() {
-            // Nothing at rest is no news: the loop may be in one long poll.
-            rests.extend(stack::next_at_rest(REST_LIMIT));
         }
         let next = begun + spread * (number + 1) / count;
         std::thread::sleep(next.min(end).saturating_duration_since(Instant::now()));
@@ -169,8 +175,11 @@ fn name_stacks(
     deadline: Instant,
 ) {
     let mut seen = HashSet::new();
-    let of_samples = stacks.iter().chain(&rests).flat_map(|(_, sample)| sample.addresses.iter().copied());
-    let addresses: Vec<usize> = of_samples.filter(|address| seen.insert(*address)).collect();
+    // Those of the runtime last: nobody is blamed for them.
+    let (in_tasks, of_runtime): (Vec<_>, Vec<_>) = stacks.iter().partition(|(_, sample)| sample.task != 0);
+    let in_order = in_tasks.into_iter().chain(&rests).chain(of_runtime);
+    let addresses = in_order.flat_map(|(_, sample)| sample.addresses.iter().copied());
+    let addresses: Vec<usize> = addresses.filter(|address| seen.insert(*address)).collect();
     let wanted = addresses.len();
     let known = symbols::resolve(addresses, deadline.checked_sub(WRITING).unwrap_or(deadline));
     if known.len() < wanted {

@@ -56,8 +56,8 @@ pub(super) struct Sample {
 /// Why there is no sample.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SampleError {
-    /// State D, or starved, or the signal is blocked; or no task came to rest.
-    #[error("nothing came from the event loop's thread within {0:?}")]
+    /// State D, or starved, or the signal is blocked.
+    #[error("the event loop's thread did not take the signal within {0:?}")]
     NoAnswer(Duration),
     /// An earlier handler has not come back.
     #[error("the handler of an earlier sample never ended")]
@@ -88,22 +88,38 @@ pub(super) fn prepare() -> io::Result<()> {
 /// Takes one sample of the thread with the id `tid`. Waits at most for `limit`.
 pub(super) fn sample(tid: i32, limit: Duration) -> Result<Sample, SampleError> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    INTERRUPTED.read(limit, || {
-        // SAFETY: tgkill(2) touches no memory.
-        match unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    })
+    interrupt(tid, limit)
 }
 
-/// Where the next task comes to rest, in whichever event loop of this process. Waits at most for `limit`.
-pub(super) fn next_at_rest(limit: Duration) -> Result<Sample, SampleError> {
+/// The same, and the next place where a task comes to rest if one does within `rest_limit` after that. It is asked for
+/// before the signal is sent, so that a thread that rarely gets a CPU gives both in one go.
+pub(super) fn sample_and_rest(
+    tid: i32,
+    limit: Duration,
+    rest_limit: Duration,
+) -> Result<(Sample, Option<Sample>), SampleError> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    AT_REST.read(limit, || {
+    let asked = AT_REST.ask();
+    if asked {
         rest::next();
-        Ok(())
-    })
+    }
+    let sample = interrupt(tid, limit);
+    let rest =
+        if asked { AT_REST.wait(if sample.is_ok() { rest_limit } else { Duration::ZERO }) } else { None };
+    Ok((sample?, rest))
+}
+
+fn interrupt(tid: i32, limit: Duration) -> Result<Sample, SampleError> {
+    if !INTERRUPTED.ask() {
+        return Err(SampleError::Stuck);
+    }
+    // SAFETY: tgkill(2) touches no memory.
+    if unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal()) } != 0 {
+        let error = io::Error::last_os_error();
+        INTERRUPTED.wait(Duration::ZERO);
+        return Err(error.into());
+    }
+    INTERRUPTED.wait(limit).ok_or(SampleError::NoAnswer(limit))
 }
 
 impl Desk {
@@ -116,23 +132,20 @@ impl Desk {
         }
     }
 
-    /// Asks for a sample and waits for it.
-    fn read(&self, limit: Duration, ask: impl FnOnce() -> io::Result<()>) -> Result<Sample, SampleError> {
-        // One that came after nobody waited for it any more is not read.
+    /// Asks for a sample; false while somebody writes one that nobody waits for any more.
+    fn ask(&self) -> bool {
         let free = |state| self.state.compare_exchange(state, ASKED, AcqRel, Relaxed).is_ok();
-        if !free(IDLE) && !free(DONE) {
-            return Err(SampleError::Stuck);
-        }
-        if let Err(error) = ask() {
-            self.state.store(IDLE, Release);
-            return Err(error.into());
-        }
+        free(IDLE) || free(DONE)
+    }
+
+    /// Waits for the sample that was asked for.
+    fn wait(&self, limit: Duration) -> Option<Sample> {
         let end = Instant::now() + limit;
         while self.state.load(Acquire) != DONE {
             if Instant::now() >= end {
-                // A handler that has begun and not ended keeps the state: nobody may read what it writes.
+                // One who has begun to write and not ended keeps the state: nobody may read what he writes.
                 let _ = self.state.compare_exchange(ASKED, IDLE, AcqRel, Relaxed);
-                return Err(SampleError::NoAnswer(limit));
+                return None;
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -140,7 +153,7 @@ impl Desk {
         let addresses = self.addresses[..count].iter().map(|address| address.load(Relaxed)).collect();
         let sample = Sample { addresses, task: self.task.load(Relaxed) };
         self.state.store(IDLE, Release);
-        Ok(sample)
+        Some(sample)
     }
 
     /// Writes down the calling thread's stack, if somebody waits for that.
