@@ -161,7 +161,7 @@ fn left_alone(stopper: &mut impl Stopper) -> Verdict {
     let status = gateway.wait_settled();
     assert!(status.kills.values().all(|&count| count == 0) && status.crashes == 0, "{status:?}");
     assert_eq!(status.recycles.suspect, 1, "{status:?}");
-    load.wait_for(20);
+    load.wait_for(6);
     let report = load.stop();
     note!("{report}");
     assert_lost_only(&report.errors, &held);

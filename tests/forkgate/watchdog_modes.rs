@@ -49,7 +49,7 @@ fn observe() -> Verdict {
     let status = gateway.wait_settled();
     assert_eq!(pids(&gateway), before, "nobody was replaced: {status:?}");
     assert!(status.kills.values().all(|&count| count == 0) && status.recycles.suspect == 0, "{status:?}");
-    load.wait_for(20);
+    load.wait_for(6);
     load.stop().assert_nothing_lost();
     drop(victim);
     gateway.stop();

@@ -19,7 +19,7 @@ use crate::process;
 /// Between two looks at what the worker holds; half of the time between the answer to the order and the fault.
 const LOOK: Duration = Duration::from_millis(25);
 /// Between two requests to the worker.
-const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(700);
 
 #[derive(Deserialize)]
 struct Planted {
