@@ -5,7 +5,7 @@ use std::time::Duration;
 use forkgate_tests::crash_report::{self, Cause};
 use forkgate_tests::fault::{self, Victim};
 use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, START_LIMIT, Setup};
-use forkgate_tests::http::{Connection, Request};
+use forkgate_tests::http::{self, Connection, Request};
 use forkgate_tests::load::{Load, Plan};
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
@@ -120,6 +120,9 @@ fn panic() -> Verdict {
     let answer = gateway.exchange(&Request::new("GET", "/health"));
     assert_eq!((answer.status(), pids(&gateway)), (200, before));
     assert_eq!(gateway.status().crashes, 0);
+    let metrics =
+        http::once(gateway.admin, &Request::new("GET", "/metrics"), EXCHANGE_LIMIT).expect("metrics");
+    assert!(metrics.text().contains("\nforkgate_panics_total 3\n"), "{}", metrics.text());
     gateway.stop();
     Ok(())
 }

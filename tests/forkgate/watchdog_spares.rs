@@ -1,11 +1,11 @@
 //! The watchdog lets live what is alive: load, honest slowness, many idle streams, big payloads; and a machine that others
 //! use or stop. The limits are the shortest that leave room for a suspicion, so every test is several windows long.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forkgate_tests::cgroup::Quota;
 use forkgate_tests::fault;
-use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, START_LIMIT, Setup};
+use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, START_LIMIT, Setup, Status};
 use forkgate_tests::http::{Connection, once};
 use forkgate_tests::load::{Load, Plan};
 use forkgate_tests::mcp;
@@ -19,8 +19,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 pub const TESTS: &[Test] = &[
     Test { name: "watchdog_spares_full_load", limit: LIMIT, run: full_load },
-    Test { name: "watchdog_spares_honest_slow_requests", limit: LIMIT, run: || slow(0) },
-    Test { name: "watchdog_spares_slow_requests_beside_busy_neighbours", limit: LIMIT, run: || slow(cpus()) },
+    Test { name: "watchdog_spares_honest_slow_requests", limit: LIMIT, run: slow },
+    Test {
+        name: "watchdog_spares_slow_requests_beside_busy_neighbours",
+        limit: LIMIT,
+        run: slow_beside_neighbours,
+    },
     Test { name: "watchdog_spares_2000_idle_streams", limit: LIMIT, run: idle_streams },
     Test { name: "watchdog_spares_big_payloads", limit: LIMIT, run: payloads },
     Test { name: "watchdog_spares_a_worker_under_a_cpu_quota", limit: LIMIT, run: quota },
@@ -34,10 +38,6 @@ const LONG: Duration = Duration::from_secs(60);
 /// The windows of all these tests.
 pub fn impatient(setup: Setup) -> Setup {
     setup.set("GATEWAY_STALL_TIMEOUT", "3").set("GATEWAY_SPIN_WINDOW", "3")
-}
-
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, Into::into)
 }
 
 /// The workers, and that nothing happens to them.
@@ -54,16 +54,26 @@ impl Calm {
     /// They live, nobody was killed, replaced or reported.
     #[track_caller]
     pub fn assert_kept(&self, gateway: &Gateway) {
-        let status = gateway.wait_settled();
+        let status = assert_nobody_killed(gateway);
         let pids: Vec<u32> = status.workers.iter().map(|worker| worker.pid).collect();
-        assert!(status.kills.values().all(|&count| count == 0) && status.crashes == 0, "{status:?}");
         assert_eq!(
             (pids, status.recycles.suspect),
             (self.pids.clone(), 0),
             "somebody was suspected: {status:?}"
         );
-        assert!(crash_report::all(gateway).is_empty(), "somebody was reported");
     }
+}
+
+/// Nobody was killed, nobody reported. A suspicion that is taken back costs a recycle and no request.
+#[track_caller]
+fn assert_nobody_killed(gateway: &Gateway) -> Status {
+    let status = gateway.wait_settled();
+    assert!(status.kills.values().all(|&count| count == 0) && status.crashes == 0, "{status:?}");
+    assert!(crash_report::all(gateway).is_empty(), "somebody was reported");
+    if status.recycles.suspect > 0 {
+        note!("{} suspicions were taken back", status.recycles.suspect);
+    }
+    status
 }
 
 /// Lets time pass; sooner over when a client loses something.
@@ -86,19 +96,37 @@ fn full_load() -> Verdict {
 }
 
 /// One request per second that costs 0.4 s of CPU and gives way every 10 ms; nothing else gets done.
-fn slow(neighbours: usize) -> Verdict {
-    let gateway = impatient(Setup::with_faults()).workers(1).start();
-    let calm = Calm::of(&gateway);
-    let busy: Vec<Neighbour> = (0..neighbours).map(|_| Neighbour::start()).collect();
-    let mut connection = Connection::open(gateway.address, EXCHANGE_LIMIT).expect("a connection");
+fn ask_slowly(gateway: &Gateway) {
+    let open = || Connection::open(gateway.address, EXCHANGE_LIMIT).expect("a connection");
+    let mut connection = open();
     let turns = if paths::soaking() { LONG } else { SEVERAL_WINDOWS }.as_secs();
     for _ in 0..turns {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
+        if connection.close_announced {
+            connection = open();
+        }
         fault::plant(&mut connection, "slow", "");
         wait::within(Duration::from_secs(1).saturating_sub(begun.elapsed()), || None::<()>);
     }
-    drop(busy);
+}
+
+fn slow() -> Verdict {
+    let gateway = impatient(Setup::with_faults()).workers(1).start();
+    let calm = Calm::of(&gateway);
+    ask_slowly(&gateway);
     calm.assert_kept(&gateway);
+    gateway.stop();
+    Ok(())
+}
+
+/// All CPUs but one are somebody else's. Waiting for a CPU makes the loop look busy, so that a suspicion may come and go.
+fn slow_beside_neighbours() -> Verdict {
+    let gateway = impatient(Setup::with_faults()).workers(1).start();
+    let cpus = std::thread::available_parallelism().map_or(1, Into::into);
+    let neighbours: Vec<Neighbour> = (1..cpus).map(|_| Neighbour::start()).collect();
+    ask_slowly(&gateway);
+    drop(neighbours);
+    assert_nobody_killed(&gateway);
     gateway.stop();
     Ok(())
 }
@@ -149,7 +177,6 @@ fn payloads() -> Verdict {
         };
         let gateway = setup.start();
         let _upstream = gateway.with_fast_upstream();
-        let calm = Calm::of(&gateway);
         let sent = "x".repeat(size);
         let call = gateway.federated().call(1, "fast__echo", &json!({"message": sent}));
         for _ in 0..3 {
@@ -158,7 +185,7 @@ fn payloads() -> Verdict {
             let text = mcp::tool_text(&answer, 1).unwrap_or_else(|failure| panic!("{failure}"));
             assert!(text == sent, "{size} bytes were sent, {} others came back", text.len());
         }
-        calm.assert_kept(&gateway);
+        assert_nobody_killed(&gateway);
         gateway.stop();
     }
     Ok(())
