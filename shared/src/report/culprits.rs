@@ -7,8 +7,8 @@ use super::{Culprit, Frame, Inside, Request, Stack, Task};
 
 /// Culprits that are named.
 const MAX: usize = 5;
-/// Its frame is where the runtime ends and a task begins.
-const BOUNDARY: &str = "lifecycle::task::poll_task";
+/// The frames where the runtime ends and a task begins; the compiler may leave one of them out.
+const BOUNDARIES: [&str; 2] = ["lifecycle::task::poll_task", "<forkgate_worker::lifecycle::task::Watched"];
 /// Packages that do what others tell them to.
 const MACHINERY: &[&str] = &[
     "alloc",
@@ -54,7 +54,7 @@ const OUR_MACHINERY: [&str; 4] = [
     "worker/src/lifecycle/task/",
     "worker/src/watchdog/stack.rs",
 ];
-/// Frames of these run tasks that are not known by [`BOUNDARY`].
+/// Frames of these run tasks that are not known by [`BOUNDARIES`].
 const RUNTIME: [&str; 4] =
     ["tokio::runtime::", "tokio::task::local::", "/src/runtime/", "/src/task/local.rs"];
 
@@ -132,7 +132,7 @@ fn to_blame(frames: &[Frame]) -> Option<(String, Option<String>)> {
 }
 
 fn is_boundary(frame: &Frame) -> bool {
-    frame.function.contains(BOUNDARY)
+    BOUNDARIES.iter().any(|name| frame.function.contains(name))
 }
 
 fn is_runtime(frame: &Frame) -> bool {
@@ -151,15 +151,17 @@ fn polled_future(function: &str) -> Option<&str> {
 }
 
 fn is_machinery(frame: &Frame) -> bool {
-    let ours = OUR_MACHINERY.iter().any(|part| {
-        frame.function.starts_with(part)
-            || frame.place.as_deref().is_some_and(|place| place.starts_with(part))
-    });
-    match package(frame.place.as_deref()) {
-        _ if ours => true,
+    let place = frame.place.as_deref();
+    match package(place) {
+        _ if is_ours(&frame.function) || place.is_some_and(is_ours) => true,
         Some(package) => MACHINERY.contains(&package.as_str()),
         None => is_machinery_by_name(&frame.function),
     }
+}
+
+/// True for a name or a file of our own machinery.
+fn is_ours(text: &str) -> bool {
+    OUR_MACHINERY.iter().any(|part| text.trim_start_matches('<').starts_with(part))
 }
 
 /// The package of a file of Rust code: `hyper-util` of `hyper-util-0.1.2/src/a.rs`, written as a crate's name.
@@ -175,9 +177,7 @@ fn package(place: Option<&str>) -> Option<String> {
 
 fn is_machinery_by_name(function: &str) -> bool {
     match crate_of(function) {
-        Some(name) => {
-            MACHINERY.contains(&name) || OUR_MACHINERY.iter().any(|part| function.starts_with(part))
-        }
+        Some(name) => MACHINERY.contains(&name) || is_ours(function),
         // A C function, an address, a type without a crate (`<[u8]>::iter`, `<F as …>::call`): somebody's tool.
         None => true,
     }

@@ -31,7 +31,7 @@ const TCP_STATES: [&str; 13] = [
 
 /// Counts by kind: `tcp ESTABLISHED`, `unix`, `file`, `pipe`, `eventfd`, ….
 ///
-/// A TCP socket whose state was not found is `tcp CLOSE` or beyond the lines that are read; it is called `socket`.
+/// A `socket` is of another kind, or not connected and not listening, or beyond the lines that are read.
 pub(super) fn count() -> io::Result<BTreeMap<String, u64>> {
     let deadline = Instant::now() + LIMIT;
     let states = sockets(deadline);
@@ -66,12 +66,15 @@ fn kind(target: &str, sockets: &HashMap<u64, String>) -> String {
     kind.to_owned()
 }
 
+/// Reads inode and name of a socket out of a line of its table.
+type Line = fn(&str) -> Option<(u64, String)>;
+
 /// The sockets of this process's network, by inode.
 fn sockets(deadline: Instant) -> HashMap<u64, String> {
     let mut known = HashMap::new();
+    let tables: [(&str, Line); 3] = [("tcp", tcp_line), ("tcp6", tcp_line), ("unix", unix_line)];
     let mut lines_left = MAX_LINES;
-    for table in ["tcp", "tcp6", "unix"] {
-        let parse = if table == "unix" { unix_line } else { tcp_line };
+    for (table, parse) in tables {
         let Ok(file) = File::open(format!("/proc/self/net/{table}")) else { continue };
         for line in BufReader::new(file).lines().map_while(Result::ok).skip(1) {
             if lines_left == 0 || Instant::now() > deadline {

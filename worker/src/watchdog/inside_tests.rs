@@ -189,7 +189,6 @@ fn a_loop_that_turns_for_nothing_is_blamed_on_the_future_that_makes_it_turn() {
         "{:?}",
         inside.tasks
     );
-    println!("steps {:?}", inside.steps_ms);
     for step in ["samples", "tasks", "descriptors", "memory", "symbols"] {
         assert!(inside.steps_ms.contains_key(step), "{step}: {:?}", inside.steps_ms);
     }

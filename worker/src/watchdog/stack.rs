@@ -8,7 +8,7 @@
 use std::ffi::c_void;
 use std::io;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ struct Desk {
 static INTERRUPTED: Desk = Desk::new();
 /// Of a task that came to rest.
 static AT_REST: Desk = Desk::new();
+/// The handler is installed: without it the signal would end the process.
+static PREPARED: AtomicBool = AtomicBool::new(false);
 /// One sample at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -62,6 +64,9 @@ pub(super) enum SampleError {
     /// An earlier handler has not come back.
     #[error("the handler of an earlier sample never ended")]
     Stuck,
+    /// [`prepare`] was not called, or failed.
+    #[error("no handler is installed")]
+    NotPrepared,
     /// No such thread.
     #[error("the event loop's thread cannot be signalled: {0}")]
     Signal(#[from] io::Error),
@@ -80,7 +85,10 @@ pub(super) fn prepare() -> io::Result<()> {
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
     // SAFETY: `action` is whole, and its handler lives as long as the program.
     match unsafe { libc::sigaction(signal(), &raw const action, std::ptr::null_mut()) } {
-        0 => Ok(()),
+        0 => {
+            PREPARED.store(true, Release);
+            Ok(())
+        }
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -110,6 +118,9 @@ pub(super) fn sample_and_rest(
 }
 
 fn interrupt(tid: i32, limit: Duration) -> Result<Sample, SampleError> {
+    if !PREPARED.load(Acquire) {
+        return Err(SampleError::NotPrepared);
+    }
     if !INTERRUPTED.ask() {
         return Err(SampleError::Stuck);
     }

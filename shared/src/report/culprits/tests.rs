@@ -129,6 +129,18 @@ fn the_innermost_function_that_is_no_machinery_is_to_blame() {
             None,
         ),
         (vec![WATCHED, RUN, BOOT], None),
+        // The compiler left `poll_task` out.
+        (vec!["core::x", "a::b", WATCHED, RUN, BOOT], Some("a::b")),
+        (
+            vec![
+                "<forkgate_worker::lifecycle::task::registry::Polling as core::Drop>::drop",
+                WATCHED,
+                RUN,
+                BOOT,
+            ],
+            None,
+        ),
+        (vec!["<forkgate_worker::watchdog::stack::Desk>::write", "a::b", POLL], Some("a::b")),
         // A poll of a task that nobody knows.
         (vec!["a::b", "core::x", RUN, BOOT], Some("a::b")),
         (vec![], None),

@@ -105,7 +105,10 @@ impl<F: Future> Future for Watched<F> {
 /// Not inlined: its frame tells a report where the runtime ends and the task begins.
 #[inline(never)]
 fn poll_task<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    future.poll(cx)
+    let polled = future.poll(cx);
+    // Not a tail call either.
+    std::hint::black_box(());
+    polled
 }
 
 #[cfg(test)]
