@@ -37,7 +37,7 @@ pub const TESTS: &[Test] = &[
 /// Longer than both limits of [`impatient`], and than the watchdog waits for a silent worker.
 const STANDSTILL: Duration = Duration::from_secs(7);
 /// Some looks of everybody at everything.
-const AFTERMATH: Duration = Duration::from_secs(4);
+const AFTERMATH: Duration = Duration::from_secs(3);
 
 fn light(gateway: &Gateway) -> Load {
     Load::start(Plan::light(gateway.address, gateway.federated(), "fast__echo"))
