@@ -60,11 +60,13 @@ const RUNTIME: [&str; 4] =
 
 /// The likeliest first.
 ///
-/// The samples that the runtime is in are charged to those who make it turn, by how often their tasks came to rest. Without
-/// any stack it is the task that was polled, or the ones that were polled most.
+/// The samples that the runtime is in are charged to those who make it turn, by how often their tasks came to rest; so are
+/// those of a dependency that was on its way to a callback, to the callback. Without any stack it is the task that was
+/// polled, or the ones that were polled most.
 pub fn culprits(inside: Option<&Inside>, in_flight: &[Request]) -> Vec<Culprit> {
     let Some(inside) = inside else { return Vec::new() };
     let (samples, mut blames) = blamed(&inside.stacks, inside);
+    pass_on_to_callbacks(&mut blames, inside);
     let (rests, resting) = blamed(&inside.rests, inside);
     let of_runtime = samples - blames.iter().map(|blame| blame.weight).sum::<f64>();
     for rest in resting {
@@ -93,6 +95,8 @@ struct Blame {
     place: Option<String>,
     /// Samples.
     weight: f64,
+    /// Those of them in which the function had called a dependency that had not come back.
+    in_dependency: f64,
     task: Option<u64>,
 }
 
@@ -102,7 +106,9 @@ fn blamed(stacks: &[Stack], inside: &Inside) -> (f64, Vec<Blame>) {
     for stack in stacks {
         if let Some((function, place)) = to_blame(&stack.frames) {
             let (weight, task) = (f64::from(stack.count), task_of(stack, inside));
-            add(&mut blames, Blame { function, place, weight, task });
+            let mut callees = stack.frames.iter().take_while(|frame| is_machinery(frame));
+            let in_dependency = if callees.any(is_dependency) { weight } else { 0.0 };
+            add(&mut blames, Blame { function, place, weight, in_dependency, task });
         }
     }
     (stacks.iter().map(|stack| f64::from(stack.count)).sum(), blames)
@@ -110,9 +116,36 @@ fn blamed(stacks: &[Stack], inside: &Inside) -> (f64, Vec<Blame>) {
 
 fn add(blames: &mut Vec<Blame>, more: Blame) {
     match blames.iter_mut().find(|blame| blame.function == more.function) {
-        Some(blame) => blame.weight += more.weight,
+        Some(blame) => {
+            blame.weight += more.weight;
+            blame.in_dependency += more.in_dependency;
+        }
         None => blames.push(more),
     }
+}
+
+/// A task that spins in a callback spends most of its time in the dependency that polls it. Where such a task comes to
+/// rest below a function, the time that this function spent in dependencies is not its own doing.
+fn pass_on_to_callbacks(blames: &mut Vec<Blame>, inside: &Inside) {
+    let mut passed_on = Vec::new();
+    for blame in blames.iter_mut().filter(|blame| blame.in_dependency > 0.0) {
+        let is_below = |rest: &&Stack| {
+            let mut frames = rest.frames.iter();
+            let is_other =
+                frames.find(|frame| !is_machinery(frame)).is_some_and(|own| own.function != blame.function);
+            is_other && Some(rest.task) == blame.task && frames.any(|frame| frame.function == blame.function)
+        };
+        let below: Vec<Stack> = inside.rests.iter().filter(is_below).cloned().collect();
+        let (rests, callbacks) = blamed(&below, inside);
+        for callback in callbacks {
+            let weight = blame.in_dependency * callback.weight / rests;
+            passed_on.push(Blame { weight, in_dependency: 0.0, ..callback });
+        }
+        if rests > 0.0 {
+            blame.weight -= blame.in_dependency;
+        }
+    }
+    passed_on.into_iter().for_each(|blame| add(blames, blame));
 }
 
 fn task_of(stack: &Stack, inside: &Inside) -> Option<u64> {
@@ -162,6 +195,14 @@ fn is_machinery(frame: &Frame) -> bool {
 /// True for a name or a file of our own machinery.
 fn is_ours(text: &str) -> bool {
     OUR_MACHINERY.iter().any(|part| text.trim_start_matches('<').starts_with(part))
+}
+
+/// Machinery that calls back what it is given: not the language's own, which is wherever anything is done.
+fn is_dependency(frame: &Frame) -> bool {
+    const LANGUAGE: [&str; 4] = ["alloc", "core", "libc", "std"];
+    let package = package(frame.place.as_deref());
+    let name = package.as_deref().or_else(|| crate_of(&frame.function));
+    name.is_some_and(|name| MACHINERY.contains(&name) && !LANGUAGE.contains(&name))
 }
 
 /// The package of a file of Rust code: `hyper-util` of `hyper-util-0.1.2/src/a.rs`, written as a crate's name.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use forkgate_shared::memfd::Bytes as MemfdBytes;
@@ -33,6 +34,20 @@ async fn planted_yielding(over: Arc<AtomicBool>) {
         tokio::task::yield_now().await;
     }
 }
+
+async fn planted_waking(over: &AtomicBool) {
+    std::future::poll_fn(|cx| {
+        if over.load(Relaxed) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+/// Whoever comes to rest is written down, in whichever loop: one that spins at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// An event loop on a thread of its own; ends when this is dropped.
 struct Loop {
@@ -174,6 +189,7 @@ fn a_callback_of_a_dependency_is_blamed_and_not_the_dependency() {
 
 #[test]
 fn a_loop_that_turns_for_nothing_is_blamed_on_the_future_that_makes_it_turn() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let spinning = Loop::with("spinner", planted_yielding);
     let inside = spinning.report(Verdict::Spin);
     let first = first_culprit(&inside, &[]);
@@ -193,6 +209,26 @@ fn a_loop_that_turns_for_nothing_is_blamed_on_the_future_that_makes_it_turn() {
         assert!(inside.steps_ms.contains_key(step), "{step}: {:?}", inside.steps_ms);
     }
     assert!(inside.memory.contains_key("Rss") && !inside.descriptors.is_empty(), "{inside:?}");
+}
+
+#[test]
+fn a_callback_that_makes_a_dependency_turn_is_blamed() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let spinning = Loop::with("connection", |over| async move {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let answer = service_fn(async |_| {
+            planted_waking(&over).await;
+            Ok::<_, Infallible>(hyper::Response::new(Full::new(Bytes::new())))
+        });
+        let connection =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), answer);
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut client, request).await;
+        let _ = connection.await;
+    });
+    let inside = spinning.report(Verdict::Spin);
+    let first = first_culprit(&inside, &[]);
+    assert!(first.function.contains("::planted_waking"), "{first:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::lifecycle::task::rest::Moment;
 use crate::lifecycle::task::{self, rest};
 
 /// Frames of one sample, the innermost ones.
@@ -27,6 +28,8 @@ const ASKED: u32 = 1;
 const WRITING: u32 = 2;
 /// The sample is there.
 const DONE: u32 = 3;
+/// A sample is there that a better one may replace.
+const DRAFT: u32 = 4;
 
 /// What a handler writes down, for the thread that asked for it.
 struct Desk {
@@ -76,7 +79,10 @@ pub(super) enum SampleError {
 pub(super) fn prepare() -> io::Result<()> {
     // Its first run loads tables and takes locks.
     walk(None, |_, _| {});
-    rest::witnessed_by(|| AT_REST.write(None));
+    rest::witnessed_by(|moment| match moment {
+        Moment::Here => AT_REST.write(None, DRAFT),
+        Moment::Over => AT_REST.settle(),
+    });
     // SAFETY: all zeros is a valid sigaction (sigaction(2)): no flags, no mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut c_void) = on_signal;
@@ -167,9 +173,10 @@ impl Desk {
         Some(sample)
     }
 
-    /// Writes down the calling thread's stack, if somebody waits for that.
-    fn write(&self, interrupted: Option<usize>) {
-        if self.state.compare_exchange(ASKED, WRITING, AcqRel, Relaxed).is_err() {
+    /// Writes down the calling thread's stack, if somebody waits for that; `then` is [`DONE`] or [`DRAFT`].
+    fn write(&self, interrupted: Option<usize>, then: u32) {
+        let begin = |state| self.state.compare_exchange(state, WRITING, AcqRel, Relaxed).is_ok();
+        if !begin(ASKED) && !begin(DRAFT) {
             return;
         }
         let put = |at: usize, address| self.addresses[at].store(address, Relaxed);
@@ -179,7 +186,12 @@ impl Desk {
         }
         self.count.store(count, Relaxed);
         self.task.store(task::current(), Relaxed);
-        self.state.store(DONE, Release);
+        self.state.store(then, Release);
+    }
+
+    /// No better sample will come.
+    fn settle(&self) {
+        let _ = self.state.compare_exchange(DRAFT, DONE, AcqRel, Relaxed);
     }
 }
 
@@ -191,7 +203,7 @@ fn signal() -> libc::c_int {
 extern "C" fn on_signal(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the calling thread's own errno, which always exists.
     let errno = unsafe { *libc::__errno_location() };
-    INTERRUPTED.write(interrupted(context));
+    INTERRUPTED.write(interrupted(context), DONE);
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
 }

@@ -196,6 +196,32 @@ fn the_runtimes_own_time_is_charged_to_those_who_make_it_turn() {
 }
 
 #[test]
+fn a_dependencys_time_is_charged_to_the_callback_that_makes_it_turn() {
+    const HYPER: &str = "hyper::proto::h1::dispatch::x @ hyper-1.12.0/src/proto/h1/dispatch.rs:1";
+    fn serve<'a>(callees: &[&'a str]) -> Vec<&'a str> {
+        [callees, &["a::serve", POLL]].concat()
+    }
+    let stacks = vec![
+        stack(16, 9, &serve(&["core::cell::borrow @ core/src/cell.rs:1", HYPER])),
+        stack(1, 9, &serve(&["a::callback", HYPER])),
+        stack(2, 9, &serve(&["core::str::find @ core/src/str/mod.rs:1"])),
+        stack(1, 7, &["a::serve", POLL]),
+    ];
+    let callback = stack(3, 9, &serve(&["core::task::wake::wake_by_ref", "a::callback", HYPER]));
+    let brief = |rests: Vec<Stack>| -> Vec<(String, f64)> {
+        let inside = Inside { stacks: stacks.clone(), rests, ..Inside::default() };
+        culprits(Some(&inside), &[]).into_iter().map(|one| (one.function, one.share)).collect()
+    };
+    let (serve_alone, own) = (("a::serve".to_owned(), 0.95), ("a::serve".to_owned(), 0.15));
+    assert_eq!(brief(vec![callback]), [("a::callback".to_owned(), 0.85), own]);
+    // Nothing rests below it, or only in another task.
+    let rested = ("a::callback".to_owned(), 0.05);
+    assert_eq!(brief(vec![stack(3, 9, &serve(&[HYPER]))]), [serve_alone.clone(), rested.clone()]);
+    let others = stack(3, 8, &serve(&["a::callback", HYPER]));
+    assert_eq!(brief(vec![others]), [serve_alone, rested]);
+}
+
+#[test]
 fn without_a_stack_it_is_the_polled_task_or_the_busiest() {
     let tasks = vec![task(5, "busy", 30), task(6, "idle", 0), task(7, "less", 10)];
     let stalled = Inside { current_task: 6, tasks: vec![task(6, "stuck", 0)], ..Inside::default() };
