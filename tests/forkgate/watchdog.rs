@@ -178,14 +178,19 @@ fn once(case: &Case, setup: Setup, limits: Limits) {
         crash_report::of(&gateway, victim.pid).pop()
     });
     let found = file.begun().duration_since(victim.began).unwrap_or_default();
-    assert!(found <= limit, "{} was found after {found:?}", case.fault);
+    // The time that a poll waits for a CPU is not the poll's fault, and does not count.
+    let waited = if case.class == Class::Stall { file.report.waited_for_cpu() } else { Duration::ZERO };
+    assert!(found <= limit + waited, "{} was found after {found:?}, {waited:?} of it waiting", case.fault);
     assert_report(case, &gateway, &file);
     wait::until_true("the worker to be gone", END_LIMIT, || !process::alive(victim.pid));
     let gone = ordered.elapsed();
     let status = gateway.wait_settled();
     let kills: Vec<(&str, u64)> =
         status.kills.iter().filter(|kill| *kill.1 > 0).map(|kill| (kill.0.as_str(), *kill.1)).collect();
-    assert_eq!((kills, status.crashes), (vec![(case.verdict, 1)], 0), "{status:?}");
+    // One that leaks over both limits may have been recycled, and have left, before its report was done.
+    let recycled = case.class == Class::Memory && kills.is_empty() && status.recycles.memory == 1;
+    assert!(recycled || kills == [(case.verdict, 1)], "{status:?}");
+    assert_eq!(status.crashes, 0, "{status:?}");
     // The day after.
     load.wait_for(6);
     let report = load.stop();
@@ -261,9 +266,9 @@ fn assert_report(case: &Case, gateway: &Gateway, file: &crash_report::File) {
         let task = first.task.as_deref().unwrap_or_default();
         assert!(
             first.function.contains(planted) || task.contains(planted),
-            "{planted} was planted: {:#?} {:#?}",
+            "{planted} was planted: {:#?}; see {}",
             report.culprits,
-            report.inside
+            file.path.display()
         );
         for text in [&rendered, &why] {
             assert!(text.contains(planted), "{planted} is not named:\n{text}");

@@ -22,6 +22,14 @@ pub struct Report {
     pub took_ms: u64,
 }
 
+impl Report {
+    /// How long the event loop waited for a CPU in the seconds that the report shows.
+    pub fn waited_for_cpu(&self) -> Duration {
+        let waited = self.evidence.iter().filter_map(|second| second["delay_ns"].as_u64());
+        Duration::from_nanos(waited.sum())
+    }
+}
+
 /// Why it was written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -35,9 +35,9 @@ const FED: Duration = Duration::from_millis(500);
 /// Looks in a row at a late timer: after a long poll the timer's turn comes within one.
 const STARVED_LOOKS: u32 = 2;
 
-/// Looks in a row without it that take the claim of a spin back: one second. A slot whose worker is taken back has two
-/// workers and loses one, so nobody changes his mind for a moment.
-const RESTS: u32 = 4;
+/// Looks in a row without it that take the suspicion of a spin back: five seconds. On a crowded machine a loop that spins
+/// is kept from the CPU for a second now and then; a worker that is taken back too soon drains, and nobody learns why it span.
+const RESTS: u32 = 20;
 
 /// Wakes per second of a storm.
 const STORM: u64 = 20_000;
@@ -174,7 +174,9 @@ impl Detector {
         let before = self.standing(Verdict::Spin);
         let Some((stage, span)) = spin::judge(&self.window, self.limits.spin_window) else {
             self.rests = self.rests.saturating_add(1);
-            return before.filter(|_| self.rests < RESTS);
+            // What goes on of it is a suspicion, whatever it was.
+            let claim = Claim { verdict: Verdict::Spin, stage: Stage::Suspect };
+            return before.filter(|_| self.rests < RESTS).map(|before| Standing { claim, ..before });
         };
         self.rests = 0;
         let begun_ns = sample.now_ns.saturating_sub(span.ns);

@@ -219,8 +219,11 @@ fn a_spin_that_ends_or_begins_to_work_is_taken_back() {
         sim.run(&[SPIN], seconds(8));
         let fired = sim.last.standing.expect("a claim");
         assert_eq!((fired.claim.stage, fired.since_ns), (Stage::Fired, suspect.since_ns));
+        let stage = |sim: &Sim| sim.last.standing.map(|standing| standing.claim.stage);
+        sim.run(&[over], seconds(4));
+        assert_eq!(stage(&sim), Some(Stage::Suspect), "{over:?}: not yet believed");
         sim.run(&[over], seconds(2));
-        assert_eq!(sim.last.standing, None, "{over:?}");
+        assert_eq!(stage(&sim), None, "{over:?}");
     }
 }
 
