@@ -87,8 +87,6 @@ pub struct Supervisor {
     group: GroupOrder,
     /// What the kernel was told to choose among; none = all.
     steered: Option<Vec<u32>>,
-    /// When guarded verdicts were confirmed, those of the last minute.
-    guarded: Vec<Ns>,
     last_guarded_kill: Option<Ns>,
     token: Option<Token>,
     last_recycle: Option<Ns>,
@@ -131,7 +129,6 @@ impl Supervisor {
             rows: RowTable::new(config.rows),
             group: GroupOrder::default(),
             steered: None,
-            guarded: Vec::new(),
             last_guarded_kill: None,
             token: None,
             last_recycle: None,

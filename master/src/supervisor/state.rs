@@ -133,6 +133,14 @@ impl Child {
             && matches!(self.phase, Phase::Running { .. } | Phase::Aside | Phase::Draining { .. })
     }
 
+    /// A confirmed verdict of this kind stands against it.
+    pub fn is_condemned(&self, kind: impl Fn(Verdict) -> bool) -> bool {
+        self.suspicion.as_ref().is_some_and(|suspicion| {
+            matches!(suspicion.step, Step::Condemned { .. } | Step::Reporting { .. })
+                && kind(suspicion.verdict)
+        })
+    }
+
     /// Its report is being written.
     pub fn is_reported(&self) -> bool {
         self.suspicion.as_ref().is_some_and(|suspicion| matches!(suspicion.step, Step::Reporting { .. }))

@@ -14,8 +14,8 @@
 //!
 //! Guards. Nobody is killed whose slot nobody serves, so capacity never falls; a stalled worker serves nobody, so when no
 //! standby comes within the boot timeout it dies all the same. A verdict that something outside may have caused
-//! ([`Verdict::is_guarded`]) is carried out once per `GATEWAY_KILL_INTERVAL`, and not while most workers have had one
-//! within [`MAJORITY_WINDOW`]. A spin and a runaway poll burn CPU in this very process: for them neither holds.
+//! ([`Verdict::is_guarded`]) is carried out once per `GATEWAY_KILL_INTERVAL`, and for [`MAJORITY_WINDOW`] not while most
+//! workers have one. A spin and a runaway poll burn CPU in this very process: for them neither holds.
 
 use super::Supervisor;
 use super::event::{
@@ -26,6 +26,8 @@ use super::state::{Child, Life, Phase, Slot, Step, Suspicion};
 
 /// After the world outside said no, or that somebody stopped the process, it is asked again after this.
 const ASK_AGAIN: Ns = 5 * SECOND;
+/// After it said no twice, and the claim still stands.
+const SPARED_FOR: Ns = 60 * SECOND;
 /// The shell gives a report five seconds; past this it is taken to be given up.
 const REPORT_TIMEOUT: Ns = 7 * SECOND;
 /// Reports at once: each costs its worker a second of CPU, on a machine whose CPUs are burning already.
@@ -36,7 +38,8 @@ const ABORT_TIMEOUT: Ns = 5 * SECOND;
 const CORE_ANSWER: Ns = SECOND;
 /// A core file of a gigabyte takes seconds; one that takes longer than this is not worth the wait.
 const CORE_TIMEOUT: Ns = 60 * SECOND;
-/// Guarded verdicts of more than half of the workers within this time have a cause outside (S §4.6).
+/// When more than half of the workers have guarded verdicts at the same time the cause is outside (S §4.6); one that has
+/// stood for this long is carried out all the same.
 const MAJORITY_WINDOW: Ns = 60 * SECOND;
 
 impl Supervisor {
@@ -51,9 +54,10 @@ impl Supervisor {
         let Some(claim) = claim else { return self.take_back(id, slot, now) };
         let is_new = child.suspicion.is_none();
         let suspicion = child.suspicion.get_or_insert_with(|| Suspicion::new(claim.verdict));
-        let accuse = is_new || suspicion.step == Step::Suspected && suspicion.verdict != claim.verdict;
-        if accuse {
-            suspicion.verdict = claim.verdict;
+        let undecided = matches!(suspicion.step, Step::Suspected | Step::Confirming | Step::Doubted { .. });
+        if is_new || undecided && suspicion.verdict != claim.verdict {
+            // Another kind of trouble is asked about anew.
+            *suspicion = Suspicion::new(claim.verdict);
             self.out.push(Action::Accuse(id, claim.verdict));
         }
         match (claim.stage, suspicion.step) {
@@ -89,8 +93,9 @@ impl Supervisor {
 
     /// What `/proc` says.
     pub(super) fn confirmed(&mut self, id: ChildId, how: Confirmation, now: Ns) {
-        let (watchdog, target) = (self.plan.watchdog, self.target);
+        let watchdog = self.plan.watchdog;
         let Some(child) = self.children.get_mut(&id) else { return };
+        let is_aside = child.phase == Phase::Aside;
         let Role::Worker { slot, .. } = child.role else { return };
         let Some(suspicion) = child.suspicion.as_mut().filter(|s| s.step == Step::Confirming) else { return };
         let verdict = suspicion.verdict;
@@ -102,18 +107,15 @@ impl Supervisor {
             }
             Confirmation::Yes => {
                 suspicion.step = Step::Condemned { since: now };
-                if verdict.is_guarded() {
-                    self.guarded.retain(|at| now < at + MAJORITY_WINDOW);
-                    // One more than all workers says nothing new.
-                    if self.guarded.len() <= target as usize {
-                        self.guarded.push(now);
-                    }
-                }
             }
             Confirmation::No if suspicion.was_doubted => {
+                suspicion.was_doubted = false;
+                suspicion.step = Step::Doubted { again_at: now + SPARED_FOR };
                 self.log(Fact::Unconfirmed(id, slot, verdict, false));
                 self.out.push(Action::CountSpared(verdict));
-                self.take_back(id, slot, now);
+                if is_aside {
+                    self.take_back(id, slot, now);
+                }
             }
             Confirmation::No => {
                 suspicion.was_doubted = true;
@@ -262,8 +264,8 @@ impl Supervisor {
         if !verdict.is_guarded() {
             return None;
         }
-        let recent = self.guarded.iter().filter(|at| now < **at + MAJORITY_WINDOW).count();
-        if recent >= 2 && 2 * recent > self.target as usize {
+        let alike = self.children.values().filter(|child| child.is_condemned(Verdict::is_guarded)).count();
+        if now < since + MAJORITY_WINDOW && alike >= 2 && 2 * alike > self.target as usize {
             return Some(Guard::Majority);
         }
         let is_early = self.last_guarded_kill.is_some_and(|last| now < last + self.plan.kill_interval);
@@ -281,15 +283,16 @@ impl Supervisor {
     /// When time alone moves a verdict on.
     pub(super) fn suspicion_deadlines(&self) -> impl Iterator<Item = Ns> {
         let interval = self.last_guarded_kill.map(|last| last + self.plan.kill_interval);
-        let majority = self.guarded.iter().map(|at| at + MAJORITY_WINDOW);
         let steps = self.children.values().filter_map(|child| child.suspicion.as_ref());
-        let steps = steps.filter_map(|suspicion| match suspicion.step {
-            Step::Doubted { again_at } => Some(again_at),
-            Step::Reporting { deadline } => Some(deadline),
-            Step::Condemned { since } => Some(since + self.plan.boot_timeout),
-            Step::Suspected | Step::Confirming | Step::Observed => None,
+        let steps = steps.flat_map(|suspicion| match suspicion.step {
+            Step::Doubted { again_at } => [Some(again_at), None],
+            Step::Reporting { deadline } => [Some(deadline), None],
+            Step::Condemned { since } => {
+                [Some(since + self.plan.boot_timeout), Some(since + MAJORITY_WINDOW)]
+            }
+            Step::Suspected | Step::Confirming | Step::Observed => [None, None],
         });
-        steps.chain(interval).chain(majority)
+        steps.flatten().chain(interval)
     }
 
     /// Lets the kernel choose among the slots that may get new connections; says so only when that changes. A slot that

@@ -134,17 +134,64 @@ fn blocked_workers_die_at_intervals_and_not_while_most_are_blocked() {
     assert_eq!(dead(&world), 1);
     world.advance(2 * SECOND);
     assert_eq!(dead(&world), 2);
-    // Both were blocked within the last minute; with two more most workers were.
-    fire(&mut world, workers[2], Verdict::StallBlocked);
+    assert_no_breach(&world);
+}
+
+#[test]
+fn while_most_workers_are_blocked_nobody_dies_for_it_for_a_minute() {
+    let mut world = serving(3);
+    let workers: Vec<ChildId> = (0..3).map(|slot| worker(&world, slot)).collect();
+    for blocked in &workers {
+        suspect(&mut world, *blocked, Verdict::StallBlocked);
+    }
     world.boot_all();
-    world.advance(KILL_INTERVAL - 3 * SECOND);
-    assert_eq!(dead(&world), 2);
-    world.advance(4 * SECOND);
-    assert_eq!(dead(&world), 3, "the first two verdicts are over a minute old");
+    for blocked in &workers[..2] {
+        fire(&mut world, *blocked, Verdict::StallUninterruptible);
+    }
+    let dead = |world: &World| workers.iter().filter(|worker| aborted(world, **worker)).count();
+    // The first is alone with it at first.
+    assert_eq!(dead(&world), 1);
+    fire(&mut world, workers[2], Verdict::StallBlocked);
+    world.advance(KILL_INTERVAL + SECOND);
+    assert_eq!(dead(&world), 1, "two of three");
     assert!(
         world.log.iter().any(|action| matches!(action, Action::Log(Fact::Held(_, _, _, Guard::Majority))))
     );
+    world.advance(KILL_INTERVAL);
+    assert_eq!(dead(&world), 2, "a minute is enough");
+    world.advance(KILL_INTERVAL);
+    assert_eq!(dead(&world), 3);
     assert_no_breach(&world);
+}
+
+#[test]
+fn one_stall_after_another_is_no_majority() {
+    let mut world = serving(1);
+    for _ in 0..2 {
+        let blocked = worker(&world, 0);
+        fire(&mut world, blocked, Verdict::StallBlocked);
+        world.boot_all();
+        world.advance(KILL_INTERVAL + SECOND);
+        assert!(aborted(&world, blocked));
+    }
+    assert_no_breach(&world);
+}
+
+#[test]
+fn a_verdict_that_changes_is_asked_about_anew_and_one_that_was_spared_is_not_forgotten() {
+    let mut world = serving(1);
+    let stuck = worker(&world, 0);
+    world.confirmation = Confirmation::No;
+    fire(&mut world, stuck, Verdict::StallUninterruptible);
+    world.advance(SECOND);
+    fire(&mut world, stuck, Verdict::StallCpu);
+    assert!(happened(&world, &Action::Confirm(stuck, Verdict::StallCpu)));
+    world.advance(6 * SECOND);
+    assert!(happened(&world, &Action::CountSpared(Verdict::StallCpu)) && spawns(&world) == 1);
+    // Its standby hangs, so it still is the only one; a minute later the world outside is asked again.
+    world.confirmation = Confirmation::Yes;
+    world.advance(60 * SECOND + 2 * BOOT);
+    assert!(aborted(&world, stuck));
 }
 
 #[test]

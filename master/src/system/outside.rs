@@ -89,9 +89,9 @@ pub fn judge(verdict: Verdict, first: &Look, second: &Look, extra: &Extra) -> Co
     let heart_stands = second.heartbeat_ns == first.heartbeat_ns
         || second.at.saturating_sub(second.heartbeat_ns) > HEARTBEAT_OLD;
     let so = match verdict {
-        Verdict::Spin | Verdict::StallCpu => on_cpu + waiting >= 0.5,
-        Verdict::StallBlocked => on_cpu < 0.5 && heart_stands,
-        Verdict::StallUninterruptible => second.state == 'D',
+        Verdict::Spin => on_cpu + waiting >= 0.5,
+        // Which of them it is, is the worker's to say: what it does may change while it lasts.
+        Verdict::StallBlocked | Verdict::StallCpu | Verdict::StallUninterruptible => heart_stands,
         Verdict::Silent => second.looked_ns == first.looked_ns,
         Verdict::Memory => match (extra.private_bytes, extra.max_rss) {
             (Some(bytes), Some(limit)) => bytes > limit.saturating_add(limit / 4),
@@ -202,15 +202,16 @@ mod tests {
             (Spin, second('S', 999, 0), No),
             (Spin, second('t', 2000, 0), Stopped),
             (StallCpu, second('R', 1000, 0), Yes),
-            (StallCpu, second('S', 0, 0), No),
+            (StallCpu, turning(second('R', 2000, 0)), No),
             (StallBlocked, second('S', 10, 10), Yes),
-            (StallBlocked, second('R', 1000, 0), No),
+            (StallBlocked, second('R', 1300, 0), Yes),
             (StallBlocked, turning(second('S', 10, 10)), No),
             (StallBlocked, Look { heartbeat_ns: FIRST.at, ..second('S', 0, 0) }, Yes),
             (StallBlocked, Look { heartbeat_ns: u64::MAX, ..second('S', 0, 0) }, No),
             (StallBlocked, second('T', 0, 0), Stopped),
             (StallUninterruptible, second('D', 0, 0), Yes),
-            (StallUninterruptible, second('S', 0, 0), No),
+            (StallUninterruptible, second('S', 0, 0), Yes),
+            (StallUninterruptible, turning(second('D', 0, 0)), No),
             (Silent, second('S', 0, 0), Yes),
             (Silent, turning(second('S', 0, 0)), No),
             (Silent, second('T', 0, 0), Stopped),
@@ -324,8 +325,6 @@ mod tests {
     fn real_processes_are_told_apart() {
         let busy = Running::start("while :; do :; done");
         busy.until(Spin, Yes);
-        busy.until(StallCpu, Yes);
-        busy.until(StallUninterruptible, No);
         busy.signal(nix::sys::signal::Signal::SIGSTOP);
         busy.until(Silent, Stopped);
         busy.until(Spin, Stopped);

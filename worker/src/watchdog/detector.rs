@@ -99,6 +99,8 @@ pub(super) struct Detector {
     rests: u32,
     /// The sample at the end of the last reading.
     read: Option<Sample>,
+    /// When the spin that is claimed was first suspected.
+    suspected_ns: u64,
     starved: bool,
     late_looks: u32,
     /// The poll that was said to be slow, by when it began.
@@ -116,6 +118,7 @@ impl Detector {
             standing: None,
             rests: 0,
             read: None,
+            suspected_ns: 0,
             starved: false,
             late_looks: 0,
             told_slow_ns: 0,
@@ -181,6 +184,11 @@ impl Detector {
         self.rests = 0;
         let begun_ns = sample.now_ns.saturating_sub(span.ns);
         let since_ns = before.map_or(begun_ns, |before| before.since_ns);
+        // The sums reach back before the suspicion; a verdict needs a suspicion that has stood.
+        let suspected_ns = before.map_or(sample.now_ns, |_| self.suspected_ns);
+        self.suspected_ns = suspected_ns;
+        let stood = sample.now_ns.saturating_sub(suspected_ns) >= ns(spin::stands(self.limits.spin_window));
+        let stage = if stood { stage } else { Stage::Suspect };
         Some(Standing { claim: Claim { verdict: Verdict::Spin, stage }, since_ns })
     }
 

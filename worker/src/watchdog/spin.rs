@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forkgate_shared::verdict::Stage;
 
-use super::window::{Span, Window, ns};
+use super::window::{Span, TICK, Window, ns};
 
 /// Units of work per second without rest below which nothing honest is known: the slowest call costs some milliseconds,
 /// and what moves bytes is counted by its bytes.
@@ -33,6 +33,12 @@ const STILL: u64 = 50;
 
 /// What suffices for a suspicion, as a part of the window.
 const SUSPECT_AFTER: u64 = 3;
+
+/// How long a suspicion must stand before it fires: from the time that suffices for one to the end of the window, less
+/// a look that may have been late.
+pub(super) fn stands(limit: Duration) -> Duration {
+    (limit - limit / SUSPECT_AFTER as u32).saturating_sub(TICK)
+}
 
 /// What the window shows; `limit` is the window of a verdict.
 pub(super) fn judge(window: &Window, limit: Duration) -> Option<(Stage, Span)> {

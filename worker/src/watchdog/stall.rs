@@ -27,6 +27,8 @@ struct Poll {
     /// The first sample that saw it.
     seen: Sample,
     since_ns: u64,
+    /// The most that it was said to last, waiting for a CPU excluded.
+    effective_ns: u64,
     kind: Verdict,
     /// A kind that is about to replace the one that is said, and how often it was seen.
     other: (Verdict, usize),
@@ -68,12 +70,15 @@ impl StallRule {
         let poll = self.poll.get_or_insert_with(|| Poll {
             seen: *before,
             since_ns: began(before, sample),
+            effective_ns: 0,
             kind: Verdict::StallBlocked,
             other: (Verdict::StallBlocked, 0),
         });
         let span = Span::between(&poll.seen, sample);
         let lasts_ns = sample.now_ns.saturating_sub(poll.since_ns);
-        let effective_ns = lasts_ns.saturating_sub(span.delay_ns);
+        // A wait may be booked late, and this poll has not returned: what was said of it is not taken back.
+        poll.effective_ns = poll.effective_ns.max(lasts_ns.saturating_sub(span.delay_ns));
+        let effective_ns = poll.effective_ns;
         poll.see(window, &Span::between(before, sample), effective_ns);
         let factor = if span.is_throttled() { 2 } else { 1 };
         let stage = if effective_ns >= self.timeout_ns.saturating_mul(factor) {
@@ -95,14 +100,16 @@ fn began(before: &Sample, sample: &Sample) -> u64 {
 }
 
 impl Poll {
-    /// Looks at what happened since the last look.
+    /// Looks at what happened since the last look, or over the last second once the poll has lasted that long.
     fn see(&mut self, window: &Window, tick: &Span, effective_ns: u64) {
+        let second = window.over(ns(TICK) * STEADY as u64).filter(|_| effective_ns >= ns(SUSPECT));
+        let tick = second.as_ref().unwrap_or(tick);
         let wanted_ns = tick.ns.saturating_sub(tick.delay_ns);
         let kind = if window.lately(STEADY, |sample| sample.state == 'D') {
             Verdict::StallUninterruptible
         } else if wanted_ns < ns(TOO_LITTLE) {
             return;
-        } else if tick.cpu_ns >= wanted_ns / 10 * 8 {
+        } else if tick.cpu_ns >= wanted_ns / 2 {
             Verdict::StallCpu
         } else {
             Verdict::StallBlocked

@@ -210,6 +210,14 @@ fn a_burst_of_work_that_counts_for_nothing_is_no_spin() {
 }
 
 #[test]
+fn bursts_that_are_a_spin_in_the_sum_only_are_suspect_for_long_before_they_fire() {
+    let bursts: Vec<Load> = [vec![SPIN; 11], vec![IDLE; 9]].concat();
+    let [suspect, fired] = Sim::new().run(&bursts, seconds(60));
+    let (suspect, fired) = (suspect.expect("suspect").1, fired.expect("fires").1);
+    assert!(suspect >= seconds(12) && fired >= suspect + seconds(9), "suspect {suspect}, fired {fired}");
+}
+
+#[test]
 fn a_spin_that_ends_or_begins_to_work_is_taken_back() {
     for over in [IDLE, FULL] {
         let mut sim = Sim::new();
