@@ -140,8 +140,10 @@ impl Supervisor {
         }
         if let Some(row) = self.rows.give_back(id) {
             let is_stopping = matches!(self.life, Life::Stopping(_) | Life::Over);
-            if matches!(child.phase, Phase::Running { .. } | Phase::Aside) && !is_stopping {
+            let has_left = clean && matches!(child.phase, Phase::Draining { .. });
+            if child.may_be_suspected() && !has_left && !is_stopping {
                 self.out.push(Action::ReportDeath(id, row));
+                self.out.push(Action::CountCrash);
             }
             self.out.push(Action::FreeRow(row));
         }
@@ -211,7 +213,6 @@ impl Supervisor {
                 slot.respawn.succeed();
             }
             let wait = slot.respawn.fail(now, &mut self.dice);
-            self.out.push(Action::CountCrash);
             self.log(Fact::Crashed(slot_id, wait));
         }
     }

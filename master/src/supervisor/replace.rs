@@ -6,7 +6,7 @@
 
 use super::Supervisor;
 use super::children::MIGRATE_TIMEOUT;
-use super::event::{Action, ChildId, Fact, Ns, Plan, RecycleReason, Role, SlotId};
+use super::event::{Action, ChildId, Fact, Ns, Plan, RecycleReason, Role, SlotId, Watchdog};
 use super::state::{Life, Reload, Slot};
 
 impl Supervisor {
@@ -161,7 +161,11 @@ impl Supervisor {
                 self.log(Fact::WorkersCapped(plan.workers, self.most_workers));
             }
         }
+        let kills_no_more = plan.watchdog != Watchdog::Enforce;
         self.plan = plan;
+        if kills_no_more {
+            self.take_all_back(now);
+        }
         self.scale(now);
     }
 }

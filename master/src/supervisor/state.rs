@@ -53,11 +53,20 @@ pub(super) struct Suspicion {
     pub was_stopped: bool,
     /// What the log has said to hold the verdict up.
     pub held_by: Option<Guard>,
+    /// A report was written although it lives on.
+    pub was_reported: bool,
 }
 
 impl Suspicion {
     pub fn new(verdict: Verdict) -> Suspicion {
-        Suspicion { verdict, step: Step::Suspected, was_doubted: false, was_stopped: false, held_by: None }
+        Suspicion {
+            verdict,
+            step: Step::Suspected,
+            was_doubted: false,
+            was_stopped: false,
+            held_by: None,
+            was_reported: false,
+        }
     }
 }
 
@@ -161,6 +170,8 @@ pub(super) struct Slot {
     /// What the primary asked for.
     pub wish: Option<Wish>,
     pub retiring: Option<Retiring>,
+    /// Until then a mere suspicion of its worker starts no standby.
+    pub calm_until: Ns,
 }
 
 impl Slot {
@@ -173,6 +184,7 @@ impl Slot {
         let grace = self.retiring.and_then(|retiring| retiring.grace_until);
         [self.respawn.not_before(), self.replace.not_before()]
             .into_iter()
+            .chain([self.calm_until])
             .chain(self.retiring.map(|retiring| retiring.next_poll))
             .chain(grace)
     }

@@ -43,22 +43,29 @@ impl Supervisor {
         self.reload = Reload::Idle;
         self.reload_queued = false;
         self.token = None;
-        for child in self.children.values_mut() {
-            child.suspicion = None;
-        }
         if quick {
             self.hurry(now);
         } else {
             self.drain_all(now);
         }
+        for child in self.children.values_mut() {
+            child.suspicion = None;
+        }
         self.close_listeners();
     }
 
     fn drain_all(&mut self, now: Ns) {
-        let deadline = now + self.plan.graceful_timeout;
-        let children: Vec<_> =
-            self.children.iter().map(|(id, child)| (*id, child.role, child.phase)).collect();
-        for (id, role, phase) in children {
+        let graceful = now + self.plan.graceful_timeout;
+        let children: Vec<_> = self
+            .children
+            .iter()
+            .map(|(id, child)| {
+                (*id, child.role, child.phase, child.is_condemned(|verdict| !verdict.loop_turns()))
+            })
+            .collect();
+        for (id, role, phase, is_stuck) in children {
+            // A loop that does not turn hears no order: nobody waits for it.
+            let deadline = if is_stuck { graceful.min(now + QUICK_TIMEOUT) } else { graceful };
             match (phase, role) {
                 (Phase::Draining { .. } | Phase::Aborting { .. } | Phase::Killing(_), _) => {}
                 // Whoever accepts has to take what is queued before the socket goes.
@@ -82,9 +89,14 @@ impl Supervisor {
             stop.quick = true;
         }
         let soon = now + QUICK_TIMEOUT;
+        for child in self.children.values_mut() {
+            if let Phase::Aborting { deadline, .. } = &mut child.phase {
+                *deadline = soon.min(*deadline);
+            }
+        }
         let deadline = |phase: Phase| match phase {
-            Phase::Killing(_) => None,
-            Phase::Draining { deadline, .. } | Phase::Aborting { deadline, .. } => Some(deadline.min(soon)),
+            Phase::Killing(_) | Phase::Aborting { .. } => None,
+            Phase::Draining { deadline, .. } => Some(deadline.min(soon)),
             _ => Some(soon),
         };
         let children = self.children.iter().filter_map(|(id, child)| Some((*id, deadline(child.phase)?)));

@@ -32,6 +32,9 @@ const SPARED_FOR: Ns = 60 * SECOND;
 const REPORT_TIMEOUT: Ns = 7 * SECOND;
 /// Reports at once: each costs its worker a second of CPU, on a machine whose CPUs are burning already.
 const REPORTS_AT_ONCE: usize = 2;
+/// After a suspicion was taken back a slot gets no standby for a mere suspicion within this: load at the edge of a rule
+/// would otherwise replace a worker every few seconds, and end its streams each time.
+const CALM: Ns = 30 * SECOND;
 /// From ABRT to KILL.
 const ABORT_TIMEOUT: Ns = 5 * SECOND;
 /// The shell answers at once whether a core file is being written.
@@ -71,7 +74,7 @@ impl Supervisor {
             (Stage::Suspect, Step::Confirming | Step::Doubted { .. } | Step::Condemned { .. }) => {
                 suspicion.step = Step::Suspected;
             }
-            (Stage::Suspect, Step::Suspected) if is_new => {
+            (Stage::Suspect, Step::Suspected) if is_new && watchdog == Watchdog::Enforce => {
                 self.log(Fact::Suspected(id, slot, claim.verdict));
             }
             _ => {}
@@ -81,6 +84,9 @@ impl Supervisor {
     /// Nothing is wrong any more. A suspect that stepped aside has a successor and leaves as in any replacement.
     fn take_back(&mut self, id: ChildId, slot: SlotId, now: Ns) {
         let deadline = now + self.plan.graceful_timeout;
+        if let Some(slot) = self.slots.get_mut(&slot) {
+            slot.calm_until = now + CALM;
+        }
         let Some(child) = self.children.get_mut(&id) else { return };
         let Some(suspicion) = child.suspicion.take() else { return };
         let is_aside = matches!(child.phase, Phase::Aside);
@@ -88,6 +94,17 @@ impl Supervisor {
         if is_aside {
             self.out.push(Action::CountRecycle(RecycleReason::Suspect));
             self.leave(id, Action::SendDrain(id), now, deadline);
+        }
+    }
+
+    /// The watchdog kills no more: whoever is aside leaves in peace, the others are left alone.
+    pub(super) fn take_all_back(&mut self, now: Ns) {
+        let suspects = self.children.iter().filter(|(_, child)| child.suspicion.is_some());
+        let suspects: Vec<_> = suspects.map(|(id, child)| (*id, child.role)).collect();
+        for (id, role) in suspects {
+            if let Role::Worker { slot, .. } = role {
+                self.take_back(id, slot, now);
+            }
         }
     }
 
@@ -198,6 +215,7 @@ impl Supervisor {
         }
         let due = |slot: &Slot| {
             self.is_suspect(slot.primary)
+                && (slot.calm_until <= now || self.has_fired(slot.primary))
                 && slot.standby.is_none()
                 && slot.retiring.is_none()
                 && slot.replace.not_before() <= now
@@ -239,7 +257,13 @@ impl Supervisor {
         let (Role::Worker { slot, .. }, Some(suspicion)) = (child.role, &mut child.suspicion) else { return };
         let verdict = suspicion.verdict;
         if let Some(guard) = guard {
-            if suspicion.held_by.replace(guard) != Some(guard) {
+            let is_news = suspicion.held_by.replace(guard) != Some(guard);
+            // Nobody can take its place, so it lives on; why it is as it is should be known all the same.
+            let is_overdue = guard == Guard::NoStandby && now >= since + self.plan.boot_timeout;
+            if is_overdue && !std::mem::replace(&mut suspicion.was_reported, true) {
+                self.out.push(Action::Report { child: id, verdict, enforced: false });
+            }
+            if is_news {
                 self.log(Fact::Held(id, slot, verdict, guard));
             }
             return;
@@ -278,6 +302,12 @@ impl Supervisor {
             && child.and_then(|id| self.children.get(&id)).is_some_and(|child| {
                 child.suspicion.is_some() && matches!(child.phase, Phase::Running { .. })
             })
+    }
+
+    fn has_fired(&self, child: Option<ChildId>) -> bool {
+        let suspicion =
+            child.and_then(|id| self.children.get(&id)).and_then(|child| child.suspicion.as_ref());
+        suspicion.is_some_and(|suspicion| suspicion.step != Step::Suspected)
     }
 
     /// When time alone moves a verdict on.

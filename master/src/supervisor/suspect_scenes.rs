@@ -276,3 +276,92 @@ fn a_worker_that_dies_unasked_is_reported_from_its_row_before_that_is_freed() {
     let freed = world.log.iter().position(|action| matches!(action, Action::FreeRow(_)));
     assert!(read.is_some() && read < freed, "{:?}", world.log);
 }
+
+fn roll_to(world: &mut World, plan: super::Plan, but: ChildId) {
+    world.event(Event::Order(Order::Reload));
+    world.event(Event::SettingsAccepted { plan, migrate: false });
+    for _ in 0..20 {
+        world.boot_all();
+        let told =
+            |(id, process): (&ChildId, &super::world::Process)| (*id != but && process.told()).then_some(*id);
+        for child in world.processes.iter().filter_map(told).collect::<Vec<_>>() {
+            world.exit(child, true);
+        }
+        world.advance(SECOND);
+    }
+    assert_eq!(world.supervisor.summary().state, "serving");
+}
+
+#[test]
+fn a_watchdog_that_is_told_to_kill_no_more_lets_its_suspects_go() {
+    for watchdog in [Watchdog::Off, Watchdog::Observe] {
+        let mut world = serving(2);
+        let spinner = worker(&world, 0);
+        suspect(&mut world, spinner, Verdict::Spin);
+        world.boot_all();
+        roll_to(&mut world, super::Plan { watchdog, ..plan(2) }, spinner);
+        assert!(happened(&world, &Action::SendDrain(spinner)), "{watchdog:?}");
+        fire(&mut world, spinner, Verdict::Spin);
+        world.advance(60 * SECOND);
+        assert!(!aborted(&world, spinner) && !world.processes.contains_key(&spinner), "{watchdog:?}");
+        assert_no_breach(&world);
+    }
+}
+
+#[test]
+fn a_quick_end_while_a_worker_is_aborted_counts_its_kill_once() {
+    let mut world = serving(2);
+    let spinner = worker(&world, 0);
+    suspect(&mut world, spinner, Verdict::Spin);
+    world.boot_all();
+    fire(&mut world, spinner, Verdict::Spin);
+    world.reports_hang = true;
+    assert!(aborted(&world, spinner));
+    world.event(Event::Order(Order::Quick));
+    world.advance(5 * SECOND);
+    assert_eq!(count(&world, |action| matches!(action, Action::CountKill(Kill::Watchdog(_)))), 1);
+    assert!(happened(&world, &Action::Signal(spinner, ChildSignal::Kill)));
+    assert!(!happened(&world, &Action::Signal(spinner, ChildSignal::Int)));
+}
+
+#[test]
+fn a_graceful_end_does_not_wait_for_a_loop_that_does_not_turn() {
+    let mut world = serving(1);
+    let stuck = worker(&world, 0);
+    fire(&mut world, stuck, Verdict::StallCpu);
+    let since = world.now;
+    world.event(Event::Order(Order::Drain));
+    world.advance(3 * SECOND);
+    assert!(happened(&world, &Action::Signal(stuck, ChildSignal::Kill)));
+    let others: Vec<ChildId> = world.processes.keys().copied().collect();
+    others.into_iter().for_each(|child| world.exit(child, true));
+    assert!(world.exit.is_some_and(|(code, at)| code == 0 && at <= since + 3 * SECOND));
+}
+
+#[test]
+fn after_a_false_alarm_only_a_verdict_starts_a_standby_for_a_while() {
+    let mut world = serving(2);
+    let first = worker(&world, 0);
+    suspect(&mut world, first, Verdict::Spin);
+    world.boot_all();
+    world.claim(first, None);
+    world.exit(first, true);
+    let second = worker(&world, 0);
+    suspect(&mut world, second, Verdict::Spin);
+    assert_eq!((spawns(&world), world.steering.clone()), (1, Some(vec![1])), "steered around all the same");
+    fire(&mut world, second, Verdict::Spin);
+    assert_eq!(spawns(&world), 2);
+    world.boot_all();
+    assert!(aborted(&world, second));
+    assert_no_breach(&world);
+}
+
+#[test]
+fn a_spin_that_nobody_can_replace_is_reported_all_the_same() {
+    let mut world = serving(1);
+    let spinner = worker(&world, 0);
+    fire(&mut world, spinner, Verdict::Spin);
+    world.advance(100 * SECOND);
+    let reports = |action: &Action| matches!(action, Action::Report { enforced: false, .. });
+    assert_eq!((count(&world, reports), aborted(&world, spinner)), (1, false));
+}

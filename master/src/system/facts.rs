@@ -28,54 +28,13 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
         Fact::Killed(child, Kill::Drain) => {
             warn!(pid = pid(*child), "killed: still busy when its time to drain was over");
         }
-        Fact::Killed(child, Kill::Watchdog(verdict)) => {
-            error!(pid = pid(*child), verdict = verdict.as_str(), "killed by the watchdog");
-        }
-        Fact::Suspected(child, slot, verdict) => {
-            warn!(
-                slot = slot.0,
-                pid = pid(*child),
-                verdict = verdict.as_str(),
-                "a worker is suspected: clients go elsewhere, a standby starts"
-            );
-        }
-        Fact::Cleared(child, slot, verdict) => {
-            info!(slot = slot.0, pid = pid(*child), verdict = verdict.as_str(), "a suspicion is taken back");
-        }
-        Fact::Fired(child, slot, verdict, watchdog) => {
-            error!(
-                slot = slot.0,
-                pid = pid(*child),
-                verdict = verdict.as_str(),
-                watchdog = watchdog.as_str(),
-                "a worker is hopeless"
-            );
-        }
-        Fact::Unconfirmed(child, slot, verdict, again) => {
-            warn!(
-                slot = slot.0,
-                pid = pid(*child),
-                verdict = verdict.as_str(),
-                again,
-                "the worker's verdict on itself is not confirmed from outside"
-            );
-        }
-        Fact::Stopped(child, slot, verdict) => {
-            warn!(
-                slot = slot.0,
-                pid = pid(*child),
-                verdict = verdict.as_str(),
-                "somebody stopped or traces this worker: it is left alone until it runs again"
-            );
-        }
-        Fact::Held(child, slot, verdict, guard) => {
-            let why = match guard {
-                Guard::Interval => "the last such kill is less than GATEWAY_KILL_INTERVAL ago",
-                Guard::Majority => "most workers have the same, so the cause is outside",
-                Guard::NoStandby => "nobody serves its slot yet",
-            };
-            warn!(slot = slot.0, pid = pid(*child), verdict = verdict.as_str(), "not killed for now: {why}");
-        }
+        Fact::Killed(_, Kill::Watchdog(_))
+        | Fact::Suspected(..)
+        | Fact::Cleared(..)
+        | Fact::Fired(..)
+        | Fact::Unconfirmed(..)
+        | Fact::Stopped(..)
+        | Fact::Held(..) => log_verdict(fact, pid),
         Fact::FirstBootFailed(slot) => error!(slot = slot.0, "a worker did not start at all: giving up"),
         Fact::MigrateFailed => error!("the database could not be brought up to date; see the lines above"),
         Fact::CompanionDied => error!("the demo's companion ended: ending the demo"),
@@ -119,6 +78,61 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
             info!("a second TERM right after the first, or while ending quickly, is ignored")
         }
         Fact::Stopping(quick) => info!(quick, "stopping"),
+    }
+}
+
+/// The facts of the watchdog.
+fn log_verdict(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
+    match fact {
+        Fact::Killed(child, Kill::Watchdog(verdict)) => {
+            error!(pid = pid(*child), verdict = verdict.as_str(), "killed by the watchdog");
+        }
+        Fact::Suspected(child, slot, verdict) => {
+            warn!(
+                slot = slot.0,
+                pid = pid(*child),
+                verdict = verdict.as_str(),
+                "a worker is suspected: clients go elsewhere, a standby starts"
+            );
+        }
+        Fact::Cleared(child, slot, verdict) => {
+            info!(slot = slot.0, pid = pid(*child), verdict = verdict.as_str(), "a suspicion is taken back");
+        }
+        Fact::Fired(child, slot, verdict, watchdog) => {
+            error!(
+                slot = slot.0,
+                pid = pid(*child),
+                verdict = verdict.as_str(),
+                watchdog = watchdog.as_str(),
+                "a worker's limit has passed: it is looked at from outside, then reported"
+            );
+        }
+        Fact::Unconfirmed(child, slot, verdict, again) => {
+            warn!(
+                slot = slot.0,
+                pid = pid(*child),
+                verdict = verdict.as_str(),
+                again,
+                "the worker's verdict on itself is not confirmed from outside"
+            );
+        }
+        Fact::Stopped(child, slot, verdict) => {
+            warn!(
+                slot = slot.0,
+                pid = pid(*child),
+                verdict = verdict.as_str(),
+                "somebody stopped or traces this worker: it is left alone until it runs again"
+            );
+        }
+        Fact::Held(child, slot, verdict, guard) => {
+            let why = match guard {
+                Guard::Interval => "the last such kill is less than GATEWAY_KILL_INTERVAL ago",
+                Guard::Majority => "most workers have the same, so the cause is outside",
+                Guard::NoStandby => "nobody serves its slot yet",
+            };
+            warn!(slot = slot.0, pid = pid(*child), verdict = verdict.as_str(), "not killed for now: {why}");
+        }
+        _ => {}
     }
 }
 

@@ -188,7 +188,10 @@ impl Detector {
         let suspected_ns = before.map_or(sample.now_ns, |_| self.suspected_ns);
         self.suspected_ns = suspected_ns;
         let stood = sample.now_ns.saturating_sub(suspected_ns) >= ns(spin::stands(self.limits.spin_window));
-        let stage = if stood { stage } else { Stage::Suspect };
+        // What has fired stays fired for as long as it is suspect.
+        let has_fired = before.is_some_and(|before| before.claim.stage == Stage::Fired);
+        let fires = stood && (stage == Stage::Fired || has_fired);
+        let stage = if fires { Stage::Fired } else { Stage::Suspect };
         Some(Standing { claim: Claim { verdict: Verdict::Spin, stage }, since_ns })
     }
 
