@@ -111,6 +111,7 @@ pub async fn answer(plan: Plan, called: Result<Answered, UpstreamError>, reading
     let events = match answer {
         Answer::Events(events) => events,
         Answer::Json(body) => {
+            task::worked(1);
             return match plan.incoming(&body, &era, id) {
                 Ok(Incoming::Response(message, status, outcome)) => {
                     reading.upstream_said(outcome, call.close(outcome));
@@ -243,7 +244,6 @@ impl Source {
             }
         };
         let relay = async |message: &[u8]| {
-            task::worked(1);
             tell(write_event(message).into()).await;
         };
         relay(&first).await;

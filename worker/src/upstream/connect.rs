@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 
 use super::gauge::{ConnectionGauge, CountedConnection};
+use super::metered::Metered;
 use super::resolve::Names;
 use super::{UpstreamError, address};
 use crate::lifecycle::task;
@@ -108,7 +109,7 @@ where
 {
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_BUFFER)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Metered(stream)))
         .await
         .map_err(|error| UpstreamError::Unreachable(error.to_string()))?;
     task::spawn("upstream connection", async move {

@@ -161,6 +161,8 @@ impl Events {
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
             if let Some(data) = self.parser.take_event() {
+                // Also one that nobody is told of: reading it was work.
+                task::worked(1);
                 return Ok(Some(Bytes::from(data)));
             }
             let frame = tokio::time::timeout_at(self.deadline, self.body.frame())

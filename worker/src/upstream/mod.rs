@@ -11,6 +11,7 @@ pub mod fetch;
 mod gauge;
 pub mod masked;
 mod message;
+mod metered;
 mod open_call;
 pub mod peer;
 mod peers;

@@ -70,7 +70,6 @@ impl OpenCall {
     pub fn close(&mut self, outcome: Outcome) -> u64 {
         let arrived_ns = self.arrived_ns.unwrap_or_else(monotonic_ns);
         if std::mem::replace(&mut self.is_open, false) {
-            task::worked(1);
             self.upstreams.count(self.index, outcome);
             if matches!(outcome, Outcome::Ok | Outcome::RpcError) {
                 self.upstreams.time(self.index, arrived_ns.saturating_sub(self.times.sent_ns));

@@ -96,7 +96,7 @@ impl Inputs {
             cpu_ns,
             delay_ns,
             state,
-            units: units(row, self.registry.work()),
+            units: units(row, self.registry.work(), self.registry.bytes_received()),
             polls: self.registry.polls(),
             poll_since_ns: self.registry.current().since_ns,
             beat_ns: row.heartbeat_ns.load(Relaxed),
@@ -114,11 +114,11 @@ impl Inputs {
     }
 }
 
-/// Units of work so far.
-fn units(row: &Row, work: u64) -> u64 {
+/// Units of work so far; `received`: bytes from upstreams.
+fn units(row: &Row, work: u64, received: u64) -> u64 {
     let counters = &row.counters;
     let load = |counter: &AtomicU64| counter.load(Relaxed);
-    let bytes = load(&counters.bytes_in) + load(&counters.bytes_out);
+    let bytes = load(&counters.bytes_in) + load(&counters.bytes_out) + received;
     let answers: u64 = counters.status.iter().map(load).sum();
     let probes = answers.saturating_sub(load(&counters.requests));
     work + bytes / BYTES_PER_UNIT + (load(&counters.accepted) + probes) / SMALL_THINGS_PER_UNIT
@@ -178,11 +178,11 @@ mod tests {
     fn a_flood_of_probes_is_work_and_the_odd_one_is_hardly_any() {
         let row = Row::default();
         row.counters.status[1].store(5, Relaxed);
-        assert_eq!(units(&row, 7), 7);
+        assert_eq!(units(&row, 7, BYTES_PER_UNIT - 1), 7);
         row.counters.status[1].store(1005, Relaxed);
         row.counters.requests.store(5, Relaxed);
         row.counters.bytes_out.store(10 * BYTES_PER_UNIT, Relaxed);
-        assert_eq!(units(&row, 5), 5 + 100 + 10);
+        assert_eq!(units(&row, 5, 3 * BYTES_PER_UNIT), 5 + 100 + 10 + 3);
     }
 
     #[test]

@@ -40,12 +40,21 @@ pub fn current() -> u64 {
     LOCAL.with(|local| local.get().map_or(0, |local| local.registry().current().task))
 }
 
-/// Some units of work were done: a message handled, an event relayed, a job of the background finished. What moves bytes
+/// Some units of work were done: a message handled, an event of an upstream read, a job of the background finished. What moves bytes
 /// is counted by its bytes.
 pub fn worked(units: u64) {
     LOCAL.with(|local| {
         if let Some(local) = local.get() {
             local.registry().worked(units);
+        }
+    });
+}
+
+/// So many bytes were read from an upstream; the ones of clients are in the row.
+pub fn received(bytes: u64) {
+    LOCAL.with(|local| {
+        if let Some(local) = local.get() {
+            local.registry().received(bytes);
         }
     });
 }

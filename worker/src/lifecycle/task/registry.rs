@@ -27,6 +27,7 @@ pub struct Registry {
     longest_poll_ns: AtomicU64,
     polls: AtomicU64,
     work: AtomicU64,
+    received: AtomicU64,
     alive: AtomicU64,
 }
 
@@ -94,6 +95,7 @@ impl Registry {
             longest_poll_ns: AtomicU64::new(0),
             polls: AtomicU64::new(0),
             work: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             alive: AtomicU64::new(0),
         }
     }
@@ -116,6 +118,11 @@ impl Registry {
     /// Units of work, see [`super::worked`].
     pub fn work(&self) -> u64 {
         self.work.load(Relaxed)
+    }
+
+    /// Bytes read from upstreams, see [`super::received`].
+    pub fn bytes_received(&self) -> u64 {
+        self.received.load(Relaxed)
     }
 
     /// Tasks alive, those past the capacity excluded.
@@ -167,6 +174,10 @@ impl Registry {
 
     pub(super) fn worked(&self, units: u64) {
         self.work.store(self.work.load(Relaxed) + units, Relaxed);
+    }
+
+    pub(super) fn received(&self, bytes: u64) {
+        self.received.store(self.received.load(Relaxed) + bytes, Relaxed);
     }
 }
 

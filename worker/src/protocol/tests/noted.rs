@@ -164,7 +164,7 @@ fn open_connections_are_counted_until_they_are_closed() {
 }
 
 #[test]
-fn a_response_and_every_relayed_message_are_work_and_keepalives_are_none() {
+fn every_message_of_an_upstream_is_work_once_and_keepalives_are_none() {
     let registry = std::sync::Arc::new(task::Registry::new());
     task::install(std::sync::Arc::clone(&registry));
     run(async {
@@ -186,10 +186,38 @@ fn a_response_and_every_relayed_message_are_work_and_keepalives_are_none() {
         };
         let before = registry.work();
         text(bench.legacy(&call("echo")).await).await;
-        assert_eq!(registry.work() - before, 3, "one event, the response to us, the response to the client");
+        assert_eq!(registry.work() - before, 2, "one event and the response");
         let before = registry.work();
         let stream = text(bench.legacy(&call("forever")).await).await;
         assert!(stream.contains(": keep-alive"), "{stream}");
-        assert_eq!(registry.work() - before, 2, "one event, and that there is no response");
+        assert_eq!(registry.work() - before, 1, "one event");
+    });
+}
+
+#[test]
+fn what_an_upstream_sends_and_nobody_is_told_of_is_work_too() {
+    const FLOOD: usize = 5000;
+    let registry = std::sync::Arc::new(task::Registry::new());
+    task::install(std::sync::Arc::clone(&registry));
+    run(async {
+        let (url, _) = upstream(|got| {
+            let event =
+                r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#;
+            let response = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, got.id());
+            let flood = std::iter::repeat_n(event.to_owned(), FLOOD);
+            Says::Events(flood.chain([response]).collect())
+        })
+        .await;
+        let bench = bench(&url, UpstreamEra::Modern);
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{{"_meta":{{{META}}},"name":"up__echo"}}}}"#
+        );
+        let (work, bytes) = (registry.work(), registry.bytes_received());
+        let response = bench.modern("tools/call", Some("up__echo"), &body).await;
+        assert_eq!(response.headers()["content-type"], "application/json", "the client asked for no log");
+        text(response).await;
+        assert_eq!(registry.work() - work, FLOOD as u64 + 1);
+        let bytes = registry.bytes_received() - bytes;
+        assert!(bytes > 80 * FLOOD as u64, "{bytes} bytes read");
     });
 }
