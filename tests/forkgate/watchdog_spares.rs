@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = &[
     },
     Test { name: "watchdog_spares_2000_idle_streams", limit: LIMIT, run: idle_streams },
     Test { name: "watchdog_spares_big_payloads", limit: LIMIT, run: payloads },
+    Test { name: "watchdog_spares_a_loop_that_single_bytes_keep_busy", limit: LIMIT, run: single_bytes },
     Test { name: "watchdog_spares_a_worker_under_a_cpu_quota", limit: LIMIT, run: quota },
 ];
 
@@ -207,4 +208,48 @@ fn quota() -> Verdict {
     calm.assert_kept(&gateway);
     gateway.stop();
     Ok(())
+}
+
+/// Clients that send their heads byte by byte, as fast as they can: the loop is busy with hardly a unit of work by its bytes.
+fn single_bytes() -> Verdict {
+    const CLIENTS: usize = 200;
+    const THREADS: usize = 2;
+    let gateway = impatient(Setup::new().workers(1)).set("GATEWAY_HEADER_TIMEOUT", "60").start();
+    let calm = Calm::of(&gateway);
+    let (address, end) = (gateway.address, Instant::now() + SEVERAL_WINDOWS);
+    let busiest = std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(move || drip(address, CLIENTS / THREADS, end));
+        }
+        let mut busiest = 0.0f64;
+        wait::within(SEVERAL_WINDOWS, || {
+            busiest = gateway.status().workers.iter().map(|worker| worker.busy).fold(busiest, f64::max);
+            None::<()>
+        });
+        busiest
+    });
+    note!("the loop was busy up to {:.0} % of a second", busiest * 100.0);
+    calm.assert_kept(&gateway);
+    gateway.stop();
+    Ok(())
+}
+
+/// Writes one byte of a head that never ends to each of so many connections in turn.
+fn drip(address: std::net::SocketAddr, clients: usize, end: Instant) {
+    use std::io::Write as _;
+    let open = || {
+        let mut stream = std::net::TcpStream::connect(address).expect("a connection");
+        stream.set_nodelay(true).expect("an option of TCP");
+        stream.write_all(b"GET / HTTP/1.1\r\nx: ").expect("a new connection takes a line");
+        stream
+    };
+    let mut streams: Vec<_> = (0..clients).map(|_| open()).collect();
+    while Instant::now() < end {
+        for stream in &mut streams {
+            // A head that has become too long is refused; the next one begins.
+            if stream.write_all(b"y").is_err() {
+                *stream = open();
+            }
+        }
+    }
 }

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::activity::Activity;
+use crate::lifecycle::task;
 
 /// What is discarded of a peer that goes on sending after our close: more than a body that was refused by its length
 /// and was already on its way through usual socket buffers.
@@ -61,6 +62,7 @@ impl ClientIo {
             Poll::Pending => self.activity.write_blocked(),
             Poll::Ready(Ok(n)) => {
                 self.activity.wrote();
+                task::moved();
                 if let Some(counters) = &self.counters {
                     Counters::add(&counters.counters().bytes_out, *n as u64);
                 }
@@ -108,6 +110,7 @@ impl hyper::rt::Read for ClientIo {
         unsafe { cursor.advance(n) };
         if n > 0 {
             self.activity.received();
+            task::moved();
             if let Some(counters) = &self.counters {
                 Counters::add(&counters.counters().bytes_in, n as u64);
             }

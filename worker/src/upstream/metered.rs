@@ -19,7 +19,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
-        task::received(buf.filled().len().saturating_sub(before) as u64);
+        let bytes = buf.filled().len().saturating_sub(before);
+        if bytes > 0 {
+            task::received(bytes as u64);
+        }
         Poll::Ready(Ok(()))
     }
 }

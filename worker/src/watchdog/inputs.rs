@@ -20,6 +20,10 @@ const BYTES_PER_UNIT: u64 = 64 * 1024;
 /// flood of them keeps a loop busy and is no spin.
 const SMALL_THINGS_PER_UNIT: u64 = 10;
 
+/// Reads and writes that moved something and are one unit of work. A request has a handful; peers that send one byte at a
+/// time make a hundred thousand a second.
+const MOVES_PER_UNIT: u64 = 100;
+
 /// The only worker thread of a current-thread runtime.
 const LOOP: usize = 0;
 
@@ -96,7 +100,7 @@ impl Inputs {
             cpu_ns,
             delay_ns,
             state,
-            units: units(row, self.registry.work(), self.registry.bytes_received()),
+            units: units(row, &self.registry),
             polls: self.registry.polls(),
             poll_since_ns: self.registry.current().since_ns,
             beat_ns: row.heartbeat_ns.load(Relaxed),
@@ -114,14 +118,17 @@ impl Inputs {
     }
 }
 
-/// Units of work so far; `received`: bytes from upstreams.
-fn units(row: &Row, work: u64, received: u64) -> u64 {
+/// Units of work so far.
+fn units(row: &Row, registry: &Registry) -> u64 {
     let counters = &row.counters;
     let load = |counter: &AtomicU64| counter.load(Relaxed);
-    let bytes = load(&counters.bytes_in) + load(&counters.bytes_out) + received;
+    let bytes = load(&counters.bytes_in) + load(&counters.bytes_out) + registry.bytes_received();
     let answers: u64 = counters.status.iter().map(load).sum();
     let probes = answers.saturating_sub(load(&counters.requests));
-    work + bytes / BYTES_PER_UNIT + (load(&counters.accepted) + probes) / SMALL_THINGS_PER_UNIT
+    registry.work()
+        + bytes / BYTES_PER_UNIT
+        + registry.moves() / MOVES_PER_UNIT
+        + (load(&counters.accepted) + probes) / SMALL_THINGS_PER_UNIT
 }
 
 fn read<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a str> {
@@ -176,13 +183,13 @@ mod tests {
 
     #[test]
     fn a_flood_of_probes_is_work_and_the_odd_one_is_hardly_any() {
-        let row = Row::default();
+        let (row, registry) = (Row::default(), Registry::new());
         row.counters.status[1].store(5, Relaxed);
-        assert_eq!(units(&row, 7, BYTES_PER_UNIT - 1), 7);
+        assert_eq!(units(&row, &registry), 0);
         row.counters.status[1].store(1005, Relaxed);
         row.counters.requests.store(5, Relaxed);
         row.counters.bytes_out.store(10 * BYTES_PER_UNIT, Relaxed);
-        assert_eq!(units(&row, 5, 3 * BYTES_PER_UNIT), 5 + 100 + 10 + 3);
+        assert_eq!(units(&row, &registry), 100 + 10);
     }
 
     #[test]

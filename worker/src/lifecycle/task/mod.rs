@@ -40,12 +40,22 @@ pub fn current() -> u64 {
     LOCAL.with(|local| local.get().map_or(0, |local| local.registry().current().task))
 }
 
-/// Some units of work were done: a message handled, an event of an upstream read, a job of the background finished. What moves bytes
-/// is counted by its bytes.
+/// Some units of work were done: a message handled, an event of an upstream read, a job of the background finished. What
+/// moves bytes is counted by its bytes.
 pub fn worked(units: u64) {
     LOCAL.with(|local| {
         if let Some(local) = local.get() {
             local.registry().worked(units);
+        }
+    });
+}
+
+/// A read or a write that moved something: a little work, however few bytes it were. Who sends one byte at a time keeps
+/// the loop busy, but it does not spin.
+pub fn moved() {
+    LOCAL.with(|local| {
+        if let Some(local) = local.get() {
+            local.registry().moved();
         }
     });
 }

@@ -28,6 +28,7 @@ pub struct Registry {
     polls: AtomicU64,
     work: AtomicU64,
     received: AtomicU64,
+    moves: AtomicU64,
     alive: AtomicU64,
 }
 
@@ -96,6 +97,7 @@ impl Registry {
             polls: AtomicU64::new(0),
             work: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             alive: AtomicU64::new(0),
         }
     }
@@ -123,6 +125,11 @@ impl Registry {
     /// Bytes read from upstreams, see [`super::received`].
     pub fn bytes_received(&self) -> u64 {
         self.received.load(Relaxed)
+    }
+
+    /// Reads and writes that moved something, see [`super::moved`].
+    pub fn moves(&self) -> u64 {
+        self.moves.load(Relaxed)
     }
 
     /// Tasks alive, those past the capacity excluded.
@@ -178,6 +185,11 @@ impl Registry {
 
     pub(super) fn received(&self, bytes: u64) {
         self.received.store(self.received.load(Relaxed) + bytes, Relaxed);
+        self.moved();
+    }
+
+    pub(super) fn moved(&self) {
+        self.moves.store(self.moves.load(Relaxed) + 1, Relaxed);
     }
 }
 
