@@ -51,8 +51,11 @@ impl Supervisor {
         let watchdog = self.plan.watchdog;
         let Some(child) = self.children.get_mut(&id).filter(|child| child.may_be_suspected()) else { return };
         let Role::Worker { slot, .. } = child.role else { return };
-        if watchdog == Watchdog::Off || matches!(self.life, Life::Stopping(_) | Life::Over) {
+        if watchdog == Watchdog::Off || self.life == Life::Over {
             return;
+        }
+        if matches!(self.life, Life::Stopping(_)) {
+            return self.claimed_at_the_end(id, claim, now);
         }
         let Some(claim) = claim else { return self.take_back(id, slot, now) };
         let is_new = child.suspicion.is_none();
@@ -78,6 +81,17 @@ impl Supervisor {
                 self.log(Fact::Suspected(id, slot, claim.verdict));
             }
             _ => {}
+        }
+    }
+
+    /// While everything ends nobody waits for a loop that does not turn; why it does not is written down.
+    fn claimed_at_the_end(&mut self, id: ChildId, claim: Option<Claim>, now: Ns) {
+        let hopeless = claim.filter(|claim| claim.stage == Stage::Fired && !claim.verdict.loop_turns());
+        if let (Some(Claim { verdict, .. }), Watchdog::Enforce) = (hopeless, self.plan.watchdog)
+            && let Some(Child { phase: Phase::Draining { deadline, .. }, .. }) = self.children.get_mut(&id)
+        {
+            *deadline = (now + ABORT_TIMEOUT).min(*deadline);
+            self.out.push(Action::Report { child: id, verdict, enforced: true });
         }
     }
 

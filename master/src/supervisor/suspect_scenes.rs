@@ -339,6 +339,25 @@ fn a_graceful_end_does_not_wait_for_a_loop_that_does_not_turn() {
 }
 
 #[test]
+fn a_stall_that_shows_while_everything_ends_is_reported_and_not_waited_for() {
+    let mut world = serving(1);
+    let stuck = worker(&world, 0);
+    suspect(&mut world, stuck, Verdict::StallBlocked);
+    let since = world.now;
+    world.event(Event::Order(Order::Drain));
+    world.advance(2 * SECOND);
+    fire(&mut world, stuck, Verdict::StallBlocked);
+    assert!(happened(
+        &world,
+        &Action::Report { child: stuck, verdict: Verdict::StallBlocked, enforced: true }
+    ));
+    let standby = world.processes.keys().copied().find(|child| *child != stuck);
+    standby.into_iter().for_each(|child| world.exit(child, true));
+    world.advance(6 * SECOND);
+    assert!(world.exit.is_some_and(|(_, at)| at <= since + 8 * SECOND), "{:?}", world.exit);
+}
+
+#[test]
 fn after_a_false_alarm_only_a_verdict_starts_a_standby_for_a_while() {
     let mut world = serving(2);
     let first = worker(&world, 0);

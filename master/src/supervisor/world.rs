@@ -301,12 +301,12 @@ impl World {
     }
 
     fn report(&mut self, child: ChildId, verdict: Verdict, enforced: bool) {
-        let unconfirmed = !self.confirmed.contains_key(&child);
+        let unconfirmed = !self.confirmed.contains_key(&child) && self.stopping.is_none();
         self.breach(unconfirmed, "I6", || {
             format!("{child:?} is reported for {verdict:?} without confirmation")
         });
         self.reported.insert(child);
-        if enforced && verdict.is_guarded() {
+        if enforced && verdict.is_guarded() && self.stopping.is_none() {
             let (now, last) = (self.now, self.last_guarded.replace(self.now));
             let early = last.is_some_and(|last| now < last + KILL_INTERVAL);
             self.breach(early, "I6", || format!("{child:?} dies for {verdict:?} too soon after {last:?}"));
