@@ -149,7 +149,7 @@ impl CtlError {
     }
 }
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 15] = [
     "slot",
     "row",
     "pid",
@@ -163,6 +163,8 @@ const COLUMNS: [&str; 13] = [
     "streams",
     "memory",
     "catalog/settings",
+    "loop",
+    "watchdog",
 ];
 
 fn table(answer: &Answer) -> String {
@@ -226,6 +228,8 @@ fn cells(worker: &WorkerStatus) -> [String; COLUMNS.len()] {
         worker.streams.to_string(),
         memory,
         format!("{}/{}", worker.catalog_generation, worker.settings_generation),
+        format!("{:.0}%", worker.busy * 100.0),
+        if worker.watchdog.is_empty() { "-".to_owned() } else { worker.watchdog.clone() },
     ]
 }
 
@@ -246,6 +250,7 @@ mod tests {
 
     use forkgate_shared::rows::Rows;
     use forkgate_shared::status::Status;
+    use forkgate_shared::verdict::{Claim, Stage, Verdict};
 
     use super::*;
 
@@ -273,6 +278,9 @@ mod tests {
         let row = rows.row(2);
         row.state.store(2, std::sync::atomic::Ordering::Relaxed);
         row.pid.store(4711, std::sync::atomic::Ordering::Relaxed);
+        row.evidence.busy_permille.store(998, std::sync::atomic::Ordering::Relaxed);
+        let claim = Claim { verdict: Verdict::Spin, stage: Stage::Suspect };
+        row.evidence.claim.store(claim.pack(), std::sync::atomic::Ordering::Relaxed);
         let status = Status::read(&rows);
         let sentence = "1/1 ready".to_owned();
         let answer = Answer { pid: 9, state: "serving".to_owned(), sentence, uptime_s: 3661.0, status };
@@ -292,6 +300,9 @@ mod tests {
         let text = table(&answer);
         assert!(text.starts_with("forkgate 0.1.0, pid 9, serving since 1h1m: 1/1 ready\n"), "{text}");
         assert!(text.contains("serving") && text.contains("4711"), "{text}");
+        let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = text.lines().rev().take(2).map(squeezed).collect();
+        assert!(lines[0].ends_with(" 100% spin suspect") && lines[1].ends_with(" loop watchdog"), "{text}");
     }
 
     #[test]
