@@ -22,6 +22,7 @@ use tracing_subscriber::{Registry, reload};
 pub use recent::last_lines;
 
 use crate::calendar::rfc3339;
+use crate::rows::misleads;
 use crate::settings::LogFormat;
 
 /// Names of our own crates; in text lines a target within them says nothing that the role does not.
@@ -109,7 +110,7 @@ impl Lines {
         }
         line.pop();
         line.push('}');
-        line
+        escaped(&line)
     }
 
     fn text(&self, millis: u64, level: Level, target: &str, mut fields: Map<String, Value>) -> String {
@@ -129,7 +130,7 @@ impl Lines {
         for (name, value) in fields {
             let _ = match value {
                 Value::String(text) if is_plain(&text) => write!(line, " {name}={text}"),
-                value => write!(line, " {name}={value}"),
+                value => write!(line, " {name}={}", escaped(&value.to_string())),
             };
         }
         line
@@ -138,18 +139,30 @@ impl Lines {
 
 /// Text that needs no quotes to be told from the next field.
 fn is_plain(text: &str) -> bool {
-    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '=')
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || misleads(c) || c == '"' || c == '=')
 }
 
 /// An event is one line whatever its message holds: nobody forges a second one, or colours a terminal.
 fn one_line(text: &str) -> String {
-    match text.contains(char::is_control) {
+    match text.contains(misleads) {
         true => text
             .chars()
-            .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+            .flat_map(|c| if misleads(c) { c.escape_default().collect() } else { vec![c] })
             .collect(),
         false => text.to_owned(),
     }
+}
+
+/// JSON means the same with an escape instead of a character that misleads; such a one is within a string only.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        let _ = match misleads(c) {
+            true => write!(text, "\\u{:04x}", u32::from(c)),
+            false => text.write_char(c),
+        };
+    }
+    text
 }
 
 /// The fields of an event, in alphabetical order.
@@ -226,6 +239,19 @@ mod tests {
             })
         );
         assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn nothing_turns_the_direction_of_writing() {
+        let hostile = "a\u{202e}b\u{2067}\u{200f}\u{2029}c";
+        let fields = fields(&[("message", hostile.into()), ("caller", hostile.into())]);
+        let text = lines(false).text(0, Level::INFO, "forkgate", fields.clone());
+        let json = lines(false).json(0, Level::INFO, "forkgate", fields);
+        for line in [&text, &json] {
+            assert!(!line.contains(misleads) && line.contains("202e"), "{line}");
+        }
+        let parsed: Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(parsed["caller"], hostile);
     }
 
     #[test]

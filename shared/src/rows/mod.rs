@@ -22,7 +22,7 @@ pub use counters::{
 };
 pub use evidence::{Evidence, HISTORY, Reading};
 pub use histogram::{BOUNDS_NS, Histogram};
-pub use text::Text;
+pub use text::{Text, harmless, misleads};
 
 use crate::control::RecycleReason;
 use crate::memfd::{self, Mapping};

@@ -1,13 +1,13 @@
 //! How a crash report reads: the verdict first, then who is to blame, then what it is based on.
 //!
-//! Everything in a report may come from a worker that is broken, or from a client: control characters are replaced.
+//! Everything in a report may come from a worker that is broken, or from a client: what would mislead a terminal is replaced.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
 use forkgate_shared::report::{Cause, Culprit, Frame, Inside, Outside, Report, Stack, Task, WorkerFacts};
-use forkgate_shared::rows::Reading;
+use forkgate_shared::rows::{Reading, harmless};
 use forkgate_shared::verdict::Verdict;
 
 /// Width of a line, where it can be kept.
@@ -125,9 +125,7 @@ impl Page {
     }
 
     fn line(&mut self, indent: usize, words: &str) {
-        let plain = words.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
-        let plain: String = plain.collect();
-        let _ = writeln!(self.text, "{:indent$}{}", "", plain.trim_end());
+        let _ = writeln!(self.text, "{:indent$}{}", "", harmless(words).trim_end());
     }
 
     /// Words that follow each other, as many on a line as fit.

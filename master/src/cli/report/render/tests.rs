@@ -69,3 +69,11 @@ fn a_report_without_anything_is_still_told() {
         assert!(text.contains(words), "{words}: {text}");
     }
 }
+
+#[test]
+fn what_a_client_sent_neither_colours_nor_turns_a_line() {
+    let mut report = fixture();
+    report.in_flight[0].caller = "al\u{1b}[31mice\u{202e}gnp\u{2066}".to_owned();
+    let text = render(&report, Style::default());
+    assert!(text.contains("al\u{fffd}[31mice\u{fffd}gnp\u{fffd}") && !text.contains('\u{202e}'), "{text}");
+}
