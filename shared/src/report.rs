@@ -10,13 +10,26 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use culprits::culprits;
+pub use culprits::{begins_a_task, culprits};
 
 use crate::rows::Reading;
 use crate::verdict::Verdict;
 
 /// Version of this format.
 pub const VERSION: u32 = 1;
+
+/// Why something is no report that can be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Something else.
+    #[error("is no crash report: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// Of another forkgate.
+    #[error(
+        "is a crash report of format {0}, and this forkgate reads format {VERSION}: use the forkgate that wrote it"
+    )]
+    Version(u32),
+}
 
 /// The whole report, one file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -220,6 +233,36 @@ pub struct Task {
     pub last_poll_s: Option<f64>,
     /// Seconds since it last got work done; none if it never did.
     pub last_progress_s: Option<f64>,
+}
+
+impl Frame {
+    /// A frame whose function is not known: `module+0xoffset`, the return address as it is within the module, so that it
+    /// can be looked up later (`addr2line -e MODULE 0xOFFSET`).
+    pub fn unnamed(module: &str, offset: usize) -> Frame {
+        Frame { function: format!("{module}+{offset:#x}"), place: None }
+    }
+
+    /// True when the function is not known but is one of the program: what libraries do is nobody's fault, named or not.
+    fn is_unnamed_of_program(&self) -> bool {
+        let (module, address) = self.function.rsplit_once('+').unwrap_or(("", &self.function));
+        let digits = address.strip_prefix("0x").unwrap_or_default();
+        let is_address = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_address && self.place.is_none() && !module.contains(".so") && !module.starts_with('[')
+    }
+}
+
+impl Report {
+    /// Reads the bytes of a file.
+    pub fn parse(bytes: &[u8]) -> Result<Report, ParseError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        match serde_json::from_slice::<Versioned>(bytes)?.version {
+            VERSION => Ok(serde_json::from_slice(bytes)?),
+            found => Err(ParseError::Version(found)),
+        }
+    }
 }
 
 /// For people: `tools/call everything__x for alice, since 3.2 s`. What a client chose comes without control characters.

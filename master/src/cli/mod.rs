@@ -174,7 +174,7 @@ Examples:
 const REPORT_EXAMPLES: &str = "\
 Examples:
   forkgate report                     the newest one
-  forkgate report /var/lib/forkgate/crash/2026-11-20T13:05:09Z-slot1-gen4-spin.json
+  forkgate report /var/lib/forkgate/crash/20261120T130509.120Z-slot1-gen4-spin.json
   forkgate report --json --set state_dir=/var/lib/forkgate | jq .culprits
 
 Reports are kept in the directory crash of the state directory, so the settings must name the same one.";
@@ -327,6 +327,13 @@ mod tests {
         for hidden in ["migrate", "demo-companion", "--slot"] {
             assert!(!help.contains(hidden), "{hidden}: {help}");
         }
+    }
+
+    #[test]
+    fn the_example_of_a_report_has_a_name_that_reports_have() {
+        let path = REPORT_EXAMPLES.split_whitespace().find(|word| word.ends_with(".json")).expect("a path");
+        let name = path.rsplit('/').next().expect("a name");
+        assert_eq!(crate::system::slot_of_report(name), Some(1), "{name}");
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 mod render;
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use forkgate_shared::report::{Report, VERSION};
-use serde::Deserialize;
+use forkgate_shared::report::{ParseError, Report};
 
 pub use render::{Style, render};
 
@@ -32,13 +32,8 @@ enum ReportError {
     None(PathBuf),
     #[error("cannot read {path}: {source}", path = .path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path} is no crash report: {source}", path = .path.display())]
-    Malformed { path: PathBuf, source: serde_json::Error },
-    #[error(
-        "{path} is a crash report of format {found}, and this forkgate reads format {VERSION}: use the forkgate that \
-         wrote it", path = .path.display()
-    )]
-    Version { path: PathBuf, found: u32 },
+    #[error("{path} {source}", path = .path.display())]
+    Parse { path: PathBuf, source: ParseError },
     #[error("{path} is no crash report: it is larger than {} MiB", MAX_BYTES >> 20, path = .path.display())]
     TooLarge { path: PathBuf },
 }
@@ -74,7 +69,8 @@ fn find_newest(directory: &Path) -> Result<PathBuf, ReportError> {
     })?;
     let written =
         |path: &Path| fs::metadata(path).and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let reports = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let files = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    let reports = files.map(|entry| entry.path());
     let reports = reports.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
     reports.max_by_key(|path| (written(path), path.clone())).ok_or_else(none)
 }
@@ -84,25 +80,19 @@ fn read(path: &Path) -> Result<(String, Report), ReportError> {
         io::ErrorKind::NotFound => ReportError::Missing(path.to_owned()),
         _ => ReportError::Io { path: path.to_owned(), source: error },
     };
-    if fs::metadata(path).map_err(failed)?.len() > MAX_BYTES {
+    // Opening a pipe that nobody writes to would wait for ever.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("it is no regular file")));
+    }
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_BYTES {
         return Err(ReportError::TooLarge { path: path.to_owned() });
     }
-    let text = fs::read_to_string(path).map_err(failed)?;
-    let report = parse(&text, path)?;
+    let parsed = Report::parse(text.as_bytes());
+    let report = parsed.map_err(|source| ReportError::Parse { path: path.to_owned(), source })?;
     Ok((text, report))
-}
-
-fn parse(text: &str, path: &Path) -> Result<Report, ReportError> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        version: u32,
-    }
-    let malformed = |source| ReportError::Malformed { path: path.to_owned(), source };
-    let found = serde_json::from_str::<Versioned>(text).map_err(malformed)?.version;
-    if found != VERSION {
-        return Err(ReportError::Version { path: path.to_owned(), found });
-    }
-    serde_json::from_str(text).map_err(malformed)
 }
 
 #[cfg(test)]
@@ -111,6 +101,12 @@ mod tests {
 
     /// A report of a spin, as a worker and its master write it.
     const SPIN: &str = include_str!("fixtures/spin.json");
+
+    fn fifo(directory: &Path, name: &str) -> PathBuf {
+        let path = directory.join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
+        path
+    }
 
     #[test]
     fn a_file_that_is_no_report_is_told_from_one_that_is() {
@@ -124,7 +120,8 @@ mod tests {
         assert_eq!(read(&report).expect("a report").1.slot, 1);
         for (path, words) in [
             (dir.path().join("missing"), "there is no file"),
-            (dir.path().to_owned(), "cannot read"),
+            (dir.path().to_owned(), "it is no regular file"),
+            (fifo(dir.path(), "pipe.json"), "it is no regular file"),
             (file("x.json", "{}"), "is no crash report: missing field `version`"),
             (file("y.json", "hello"), "is no crash report"),
             (file("z.json", "{\"version\": 99}"), "of format 99, and this forkgate reads format 1"),
@@ -141,6 +138,8 @@ mod tests {
         assert!(matches!(find_newest(&directory), Err(ReportError::None(_))));
         fs::create_dir(&directory).expect("directory");
         assert!(matches!(find_newest(&directory), Err(ReportError::None(_))));
+        fifo(&directory, "zz.json");
+        std::os::unix::fs::symlink("/dev/null", directory.join("zzz.json")).expect("symlink");
         for (name, second) in [("b.json", 5), ("a.json", 9), ("c.json", 9), ("z.json", 1), ("z.tmp", 99)] {
             let file = fs::File::create(directory.join(name)).expect("file");
             file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second)).expect("time");

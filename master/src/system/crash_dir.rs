@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use forkgate_shared::calendar::rfc3339;
-use forkgate_shared::report::{Cause, Report};
+use forkgate_shared::report::{Cause, ParseError, Report};
 
 /// Reports that are kept.
 pub const KEPT: usize = 20;
@@ -37,12 +37,12 @@ pub enum WhyError {
         source: io::Error,
     },
     /// It is something else.
-    #[error("{path} is no report of this version: {source}", path = .path.display())]
-    Malformed {
+    #[error("{path} {source}", path = .path.display())]
+    Parse {
         /// The report.
         path: PathBuf,
         /// Why.
-        source: serde_json::Error,
+        source: ParseError,
     },
 }
 
@@ -79,24 +79,21 @@ impl CrashDir {
         Ok(path)
     }
 
-    /// The last report of a slot, also of a master before this one.
+    /// The last report of a slot that can be read, also of a master before this one. When none can, says what is wrong
+    /// with the last one.
     pub fn why(&self, slot: u32) -> Result<(PathBuf, Report), WhyError> {
         let remembered = self.newest.get(&slot).filter(|path| path.exists()).cloned();
-        let path = remembered.or_else(|| self.newest_by_name(slot)).ok_or(WhyError::None(slot))?;
-        let mut bytes = Vec::new();
-        let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
-        match file.and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)) {
-            Err(source) => Err(WhyError::Io { path, source }),
-            Ok(_) => match serde_json::from_slice(&bytes) {
-                Ok(report) => Ok((path, report)),
-                Err(source) => Err(WhyError::Malformed { path, source }),
-            },
+        let names = self.names().into_iter().rev().filter(|name| slot_of(name) == Some(slot));
+        let by_name = names.map(|name| self.path.join(name)).take(KEPT);
+        let mut problem = WhyError::None(slot);
+        for path in remembered.into_iter().chain(by_name) {
+            match read(&path) {
+                Ok(report) => return Ok((path, report)),
+                Err(error) if matches!(problem, WhyError::None(_)) => problem = error,
+                Err(_) => {}
+            }
         }
-    }
-
-    fn newest_by_name(&self, slot: u32) -> Option<PathBuf> {
-        let newest = self.names().into_iter().filter(|name| slot_of(name) == Some(slot)).max();
-        newest.map(|name| self.path.join(name))
+        Err(problem)
     }
 
     /// The names of all reports, oldest first.
@@ -137,8 +134,16 @@ fn name(report: &Report, millis: u64) -> String {
     format!("{time}-slot{}-gen{}-{word}.json", report.slot, report.generation)
 }
 
+fn read(path: &Path) -> Result<Report, WhyError> {
+    let mut bytes = Vec::new();
+    let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let result = file.and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+    result.map_err(|source| WhyError::Io { path: path.to_owned(), source })?;
+    Report::parse(&bytes).map_err(|source| WhyError::Parse { path: path.to_owned(), source })
+}
+
 /// The slot in a name made by [`name`]; none for any other name.
-fn slot_of(name: &str) -> Option<u32> {
+pub fn slot_of(name: &str) -> Option<u32> {
     let mut parts = name.strip_suffix(".json")?.splitn(4, '-');
     let (time, slot, generation, word) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_time = time.len() == "20261120T132626.123Z".len()
@@ -279,10 +284,25 @@ mod tests {
         assert_eq!(generation(&crashes), 8);
         fs::remove_file(last).expect("remove");
         assert_eq!(generation(&crashes), 7);
-        let (path, _) = crashes.why(1).expect("a report");
-        fs::write(&path, "{}").expect("write");
-        let error = crashes.why(1).expect_err("no report");
-        assert!(matches!(error, WhyError::Malformed { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_last_report_that_can_be_read_is_shown_and_else_what_is_wrong_with_the_last() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut crashes = CrashDir::of(dir.path());
+        let row = Row::default();
+        let older = crashes.write(&about(1, 5, &row), DAY).expect("write");
+        let newer = crashes.write(&about(1, 7, &row), 2 * DAY).expect("write");
+        for crashes in [&crashes, &CrashDir::of(dir.path())] {
+            fs::write(&newer, "{}").expect("write");
+            assert_eq!(crashes.why(1).expect("a report").0, older);
+        }
+        fs::write(&older, "{\"version\": 99}").expect("write");
+        let error = crashes.why(1).expect_err("no report").to_string();
+        assert_eq!(
+            error,
+            format!("{} is no crash report: missing field `version` at line 1 column 2", newer.display())
+        );
     }
 
     #[test]

@@ -78,6 +78,13 @@ pub struct Refusal {
     pub error: String,
 }
 
+/// Says that there is no such slot, if so.
+pub fn no_such_slot(slot: u32, status: &Status) -> Option<String> {
+    let is_there = u64::from(slot) < status.target || status.workers.iter().any(|worker| worker.slot == slot);
+    let last = status.target.saturating_sub(1);
+    (!is_there).then(|| format!("there is no slot {slot}: slots have the numbers 0 to {last}"))
+}
+
 /// Where the control socket is: in `$RUNTIME_DIRECTORY` when systemd made one, else in the state directory.
 pub fn path(runtime_directory: Option<&str>, state_dir: &Path) -> PathBuf {
     let first = runtime_directory.and_then(|list| list.split(':').next()).filter(|dir| !dir.is_empty());
@@ -290,6 +297,16 @@ mod tests {
         {
             assert!(serde_json::from_str::<Request>(other).is_err(), "{other}");
         }
+    }
+
+    #[test]
+    fn a_slot_that_was_never_there_is_told_from_one_without_a_report() {
+        let (rows, _fd) = forkgate_shared::rows::Rows::create(4).expect("rows");
+        rows.base().target.store(2, std::sync::atomic::Ordering::Relaxed);
+        let status = Status::read(&rows);
+        assert_eq!(no_such_slot(1, &status), None);
+        let words = no_such_slot(9, &status);
+        assert_eq!(words.as_deref(), Some("there is no slot 9: slots have the numbers 0 to 1"));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use forkgate_shared::settings::Sources;
 use forkgate_shared::status::Status;
 
 use super::child::Child;
-use super::crash_dir::CrashDir;
-use super::ctl::{Answer, Ctl, KNOWN, Refusal, Request, Turn, Why};
+use super::crash_dir::{CrashDir, WhyError};
+use super::ctl::{Answer, Ctl, KNOWN, Refusal, Request, Turn, Why, no_such_slot};
 use super::listeners::Listeners;
 use super::notify::Notifier;
 use super::outside::Looks;
@@ -168,6 +168,9 @@ impl Master {
             Ok(Request::Status) => serde_json::to_vec(&answer).unwrap_or_default(),
             Ok(Request::Why { slot }) => match crash_dir.why(slot) {
                 Ok((path, report)) => serde_json::to_vec(&Why { path, report }).unwrap_or_default(),
+                Err(error @ WhyError::None(_)) => {
+                    refusal(no_such_slot(slot, &answer.status).unwrap_or_else(|| error.to_string()))
+                }
                 Err(error) => refusal(error.to_string()),
             },
             Err(error) => refusal(format!("request not understood: {error}; known: {KNOWN}")),

@@ -37,6 +37,8 @@ use forkgate_shared::settings::{Loaded, Settings, Sources};
 
 use crate::supervisor::{Config, Ns, Plan, Supervisor};
 use crash_dir::CrashDir;
+#[cfg(test)]
+pub use crash_dir::slot_of as slot_of_report;
 use listeners::{ListenError, Listeners};
 use master::Master;
 use outside::Looks;

@@ -7,6 +7,18 @@ use super::{Culprit, Frame, Inside, Request, Stack, Task};
 
 /// Culprits that are named.
 const MAX: usize = 5;
+/// Tasks of the gateway's own housekeeping, which every loop polls now and then. They are named only when nobody else is.
+const HOUSEKEEPING: [&str; 9] = [
+    "worker",
+    "accept-main",
+    "accept-admin",
+    "heartbeat",
+    "memory-sampler",
+    "age",
+    "registry-watch",
+    "unused upstreams",
+    "idle upstream connections",
+];
 /// The frames where the runtime ends and a task begins; the compiler may leave one of them out.
 const BOUNDARIES: [&str; 2] = ["lifecycle::task::poll_task", "<forkgate_worker::lifecycle::task::Watched"];
 /// Packages that do what others tell them to.
@@ -61,10 +73,14 @@ const RUNTIME: [&str; 4] =
 /// The likeliest first.
 ///
 /// The samples that the runtime is in are charged to those who make it turn, by how often their tasks came to rest; so are
-/// those of a dependency that was on its way to a callback, to the callback. Without any stack it is the task that was
-/// polled, or the ones that were polled most.
+/// those of a dependency that was on its way to a callback, to the callback. Without any stack, or when most of them have
+/// hardly a name, it is the task that was polled, or the ones that were polled most. The gateway's housekeeping is named only
+/// when there is nobody else.
 pub fn culprits(inside: Option<&Inside>, in_flight: &[Request]) -> Vec<Culprit> {
     let Some(inside) = inside else { return Vec::new() };
+    if is_mostly_unclear(inside) {
+        return without_stacks(inside, in_flight);
+    }
     let (samples, mut blames) = blamed(&inside.stacks, inside);
     pass_on_to_callbacks(&mut blames, inside);
     let (rests, resting) = blamed(&inside.rests, inside);
@@ -76,6 +92,13 @@ pub fn culprits(inside: Option<&Inside>, in_flight: &[Request]) -> Vec<Culprit> 
     blames.retain(|blame| blame.weight > 0.0);
     if blames.is_empty() {
         return without_stacks(inside, in_flight);
+    }
+    let is_housekeeping = |blame: &Blame| {
+        let task = inside.tasks.iter().find(|task| Some(task.id) == blame.task);
+        task.is_some_and(|task| HOUSEKEEPING.contains(&task.name.as_str()))
+    };
+    if blames.iter().any(|blame| !is_housekeeping(blame)) {
+        blames.retain(|blame| !is_housekeeping(blame));
     }
     blames.sort_by(|one, other| other.weight.total_cmp(&one.weight));
     blames.truncate(MAX);
@@ -104,7 +127,9 @@ struct Blame {
 fn blamed(stacks: &[Stack], inside: &Inside) -> (f64, Vec<Blame>) {
     let mut blames = Vec::new();
     for stack in stacks {
-        if let Some((function, place)) = to_blame(&stack.frames) {
+        if let Some((function, place)) = to_blame(&stack.frames)
+            && !is_unclear(stack)
+        {
             let (weight, task) = (f64::from(stack.count), task_of(stack, inside));
             let mut callees = stack.frames.iter().take_while(|frame| is_machinery(frame));
             let in_dependency = if callees.any(is_dependency) { weight } else { 0.0 };
@@ -148,15 +173,30 @@ fn pass_on_to_callbacks(blames: &mut Vec<Blame>, inside: &Inside) {
     passed_on.into_iter().for_each(|blame| add(blames, blame));
 }
 
+/// True when the function to blame, if there is one, is one of few that have a name: the trouble is as likely in another.
+fn is_unclear(stack: &Stack) -> bool {
+    let frames = &stack.frames[..end_of_task(&stack.frames)];
+    let blamed = frames.iter().position(|frame| !is_machinery(frame));
+    let looked_at = &frames[..blamed.map_or(frames.len(), |at| at + 1)];
+    looked_at.iter().filter(|frame| frame.is_unnamed_of_program()).count() * 2 > looked_at.len()
+}
+
+/// True when this is so for most of what was seen within tasks.
+fn is_mostly_unclear(inside: &Inside) -> bool {
+    let in_tasks = || inside.stacks.iter().chain(&inside.rests).filter(|stack| stack.task != 0);
+    let all: u32 = in_tasks().map(|stack| stack.count).sum();
+    let unclear: u32 = in_tasks().filter(|stack| is_unclear(stack)).map(|stack| stack.count).sum();
+    u64::from(unclear) * 2 > u64::from(all)
+}
+
 fn task_of(stack: &Stack, inside: &Inside) -> Option<u64> {
     [stack.task, inside.current_task].into_iter().find(|id| *id != 0)
 }
 
 /// The function, and its place.
 fn to_blame(frames: &[Frame]) -> Option<(String, Option<String>)> {
-    let boundary = frames.iter().position(is_boundary);
-    let end = boundary.or_else(|| frames.iter().position(is_runtime)).unwrap_or(frames.len());
-    if let Some(frame) = frames[..end].iter().find(|frame| !is_machinery(frame)) {
+    let boundary = frames.iter().position(begins_a_task);
+    if let Some(frame) = frames[..end_of_task(frames)].iter().find(|frame| !is_machinery(frame)) {
         return Some((frame.function.clone(), frame.place.clone()));
     }
     // All of the task was inlined into the poll, or waits within machinery: the task's own future has a name too.
@@ -164,7 +204,14 @@ fn to_blame(frames: &[Frame]) -> Option<(String, Option<String>)> {
     (!is_machinery_by_name(future)).then(|| (future.to_owned(), None))
 }
 
-fn is_boundary(frame: &Frame) -> bool {
+/// How many of the frames are within a task's poll.
+fn end_of_task(frames: &[Frame]) -> usize {
+    let boundary = frames.iter().position(begins_a_task);
+    boundary.or_else(|| frames.iter().position(is_runtime)).unwrap_or(frames.len())
+}
+
+/// True for the frame with which the poll of a task begins: what is further out is the runtime, which is never to blame.
+pub fn begins_a_task(frame: &Frame) -> bool {
     BOUNDARIES.iter().any(|name| frame.function.contains(name))
 }
 
@@ -249,6 +296,10 @@ fn without_stacks(inside: &Inside, in_flight: &[Request]) -> Vec<Culprit> {
         return vec![culprit(current, 1.0)];
     }
     let mut busy: Vec<&Task> = inside.tasks.iter().filter(|task| task.recent_polls > 0).collect();
+    let is_housekeeping = |task: &&Task| HOUSEKEEPING.contains(&task.name.as_str());
+    if !busy.iter().all(is_housekeeping) {
+        busy.retain(|task| !is_housekeeping(task));
+    }
     // Of equals the younger first: the loop's root is polled whenever anything is.
     busy.sort_by_key(|task| std::cmp::Reverse((task.recent_polls, task.id)));
     busy.iter().take(MAX).map(|task| culprit(task, task.recent_polls as f64 / polls as f64)).collect()

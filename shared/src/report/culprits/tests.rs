@@ -234,3 +234,60 @@ fn without_a_stack_it_is_the_polled_task_or_the_busiest() {
     assert_eq!(brief, [("task busy", 0.75), ("task less", 0.25)]);
     assert!(culprits(None, &[]).is_empty() && culprits(Some(&Inside::default()), &[]).is_empty());
 }
+
+fn named(id: u64, name: &str, polls: u64) -> Task {
+    Task { name: name.to_owned(), ..task(id, name, polls) }
+}
+
+#[test]
+fn housekeeping_is_blamed_only_when_nobody_else_is() {
+    let beat = stack(10, 1, &["a::heartbeat @ worker/src/a.rs:1", POLL, WATCHED]);
+    let leak = stack(7, 2, &["a::leaking @ worker/src/a.rs:2", POLL, WATCHED]);
+    let mut inside = Inside {
+        stacks: vec![beat, leak],
+        tasks: vec![named(1, "heartbeat", 10), named(2, "leak", 9), named(3, "worker", 30)],
+        ..Inside::default()
+    };
+    let functions = |inside: &Inside| {
+        let culprits = culprits(Some(inside), &[]);
+        culprits.into_iter().map(|culprit| culprit.function).collect::<Vec<_>>()
+    };
+    assert_eq!(functions(&inside), ["a::leaking"]);
+    inside.stacks.truncate(1);
+    assert_eq!(functions(&inside), ["a::heartbeat"]);
+    inside.stacks.clear();
+    assert_eq!(functions(&inside), ["task leak"]);
+    inside.tasks.remove(1);
+    assert_eq!(functions(&inside), ["task worker", "task heartbeat"]);
+}
+
+#[test]
+fn a_single_frame_with_a_name_among_addresses_is_not_blamed_but_the_task_is() {
+    let unclear = |count, task| {
+        stack(
+            count,
+            task,
+            &[
+                "forkgate+0x1f",
+                "forkgate+0x2f",
+                "forkgate+0x3f",
+                "a::luck @ worker/src/a.rs:1",
+                "forkgate+0x4",
+            ],
+        )
+    };
+    let clear = |count, task| stack(count, task, &["forkgate+0x1f", "a::known @ worker/src/a.rs:1", POLL]);
+    let tasks = vec![named(1, "yield-spin", 40), named(2, "relay", 3)];
+    let first = |stacks: Vec<Stack>| {
+        let inside = Inside { stacks, tasks: tasks.clone(), ..Inside::default() };
+        culprits(Some(&inside), &[]).into_iter().next().map(|culprit| culprit.function)
+    };
+    assert_eq!(first(vec![unclear(8, 1), clear(2, 2)]).as_deref(), Some("task yield-spin"));
+    assert_eq!(first(vec![unclear(2, 1), clear(8, 2)]).as_deref(), Some("a::known"));
+    // What has no name in a library is as good as a system call.
+    let library = ["libssl.so.3+0x1", "libssl.so.3+0x2", "[vdso]+0x3", "a::calls @ worker/src/a.rs:1", POLL];
+    assert_eq!(first(vec![stack(9, 2, &library)]).as_deref(), Some("a::calls"));
+    // Of the runtime nobody is to blame, named or not.
+    let runtime = stack(19, 0, &["forkgate+0x1", "forkgate+0x2", "forkgate+0x3", BOOT]);
+    assert_eq!(first(vec![runtime, clear(1, 2)]).as_deref(), Some("a::known"));
+}
