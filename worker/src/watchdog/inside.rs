@@ -4,7 +4,7 @@
 //! file) it does on a thread of its own, which is left behind when its time is over. What is not found out is named in
 //! `gaps`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use forkgate_shared::verdict::Verdict;
 use forkgate_shared::{log, memfd};
 
 use super::stack::{self, Sample, SampleError};
-use super::{descriptors, memory, symbols};
+use super::{descriptors, memory, modules, symbols};
 use crate::lifecycle::task::{Registry, TaskFacts};
 
 /// Largest report, in bytes of JSON.
@@ -69,19 +69,26 @@ fn collect(verdict: Verdict, context: &Context) -> Inside {
     }
     let before = context.registry.snapshot();
     let (samples, rests) = timed(&mut inside, "samples", |inside| sample(verdict, context, inside));
-    timed(&mut inside, "tasks", |inside| list_tasks(inside, context, &before, samples.iter().chain(&rests)));
-    timed(&mut inside, "descriptors", |inside| {
-        inside.descriptors = aside("descriptors", descriptors::LIMIT, descriptors::count, inside);
-    });
+    // Before debug information is read, which takes memory.
     timed(&mut inside, "memory", |inside| {
         inside.memory = aside("memory", memory::LIMIT, memory::summary, inside);
+    });
+    timed(&mut inside, "tasks", |inside| list_tasks(inside, context, &before, samples.iter().chain(&rests)));
+    let (stacks, rests) = (folded(samples), folded(rests));
+    // Names take longest: they are found while the other steps run.
+    let naming = symbols::begin(
+        by_weight(&stacks, &rests),
+        context.deadline.checked_sub(WRITING).unwrap_or(context.deadline),
+    );
+    timed(&mut inside, "descriptors", |inside| {
+        inside.descriptors = aside("descriptors", descriptors::LIMIT, descriptors::count, inside);
     });
     match log::last_lines() {
         Some(lines) => inside.log = lines,
         None => inside.gaps.push("log: a thread is just writing a line".to_owned()),
     }
     timed(&mut inside, "symbols", |inside| {
-        name_stacks(inside, folded(samples), folded(rests), context.deadline);
+        name_stacks(inside, stacks, rests, naming);
     });
     inside
 }
@@ -168,20 +175,27 @@ fn folded(samples: Vec<Sample>) -> Vec<(u32, Sample)> {
     stacks.into_iter().map(stack).collect()
 }
 
+/// The stacks in the order in which they are named: those of the runtime last, as nobody is blamed for them.
+fn by_weight(stacks: &[(u32, Sample)], rests: &[(u32, Sample)]) -> Vec<Vec<usize>> {
+    let sorted = |stacks: &[(u32, Sample)]| {
+        let mut stacks = stacks.to_vec();
+        stacks.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+        stacks
+    };
+    let (in_tasks, of_runtime): (Vec<_>, Vec<_>) =
+        sorted(stacks).into_iter().partition(|(_, sample)| sample.task != 0);
+    let in_order = in_tasks.into_iter().chain(sorted(rests)).chain(of_runtime);
+    in_order.map(|(_, sample)| sample.addresses).collect()
+}
+
 fn name_stacks(
     inside: &mut Inside,
     stacks: Vec<(u32, Sample)>,
     rests: Vec<(u32, Sample)>,
-    deadline: Instant,
+    naming: symbols::Naming,
 ) {
-    let mut seen = HashSet::new();
-    // Those of the runtime last: nobody is blamed for them.
-    let (in_tasks, of_runtime): (Vec<_>, Vec<_>) = stacks.iter().partition(|(_, sample)| sample.task != 0);
-    let in_order = in_tasks.into_iter().chain(&rests).chain(of_runtime);
-    let addresses = in_order.flat_map(|(_, sample)| sample.addresses.iter().copied());
-    let addresses: Vec<usize> = addresses.filter(|address| seen.insert(*address)).collect();
-    let wanted = addresses.len();
-    let known = symbols::resolve(addresses, deadline.checked_sub(WRITING).unwrap_or(deadline));
+    let wanted = naming.wanted();
+    let known = naming.finish();
     if known.len() < wanted {
         inside.gaps.push(format!("symbols: time for {} of {wanted} addresses", known.len()));
     }
@@ -205,7 +219,7 @@ fn merged(stacks: Vec<(u32, Sample)>, known: &HashMap<usize, Vec<Frame>>) -> Vec
 fn named((count, sample): (u32, Sample), known: &HashMap<usize, Vec<Frame>>) -> Stack {
     let frames = sample.addresses.iter().flat_map(|address| match known.get(address) {
         Some(frames) => frames.clone(),
-        None => vec![symbols::unnamed(*address)],
+        None => vec![modules::unnamed(*address)],
     });
     Stack { count, frames: frames.collect(), task: sample.task }
 }

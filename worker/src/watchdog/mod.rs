@@ -12,6 +12,7 @@ mod detector;
 mod inputs;
 mod inside;
 mod memory;
+mod modules;
 mod names;
 mod spin;
 mod stack;

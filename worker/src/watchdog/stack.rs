@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::modules;
 use crate::lifecycle::task::rest::Moment;
 use crate::lifecycle::task::{self, rest};
 
@@ -79,6 +80,7 @@ pub(super) enum SampleError {
 pub(super) fn prepare() -> io::Result<()> {
     // Its first run loads tables and takes locks.
     walk(None, |_, _| {});
+    modules::prepare();
     rest::witnessed_by(|moment| match moment {
         Moment::Here => AT_REST.write(None, DRAFT),
         Moment::Over => AT_REST.settle(),
