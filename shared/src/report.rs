@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use culprits::{begins_a_task, culprits};
+pub use culprits::{HOUSEKEEPING, begins_a_task, culprits};
 
 use crate::rows::Reading;
 use crate::verdict::Verdict;

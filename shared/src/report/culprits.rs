@@ -8,7 +8,7 @@ use super::{Culprit, Frame, Inside, Request, Stack, Task};
 /// Culprits that are named.
 const MAX: usize = 5;
 /// Tasks of the gateway's own housekeeping, which every loop polls now and then. They are named only when nobody else is.
-const HOUSEKEEPING: [&str; 9] = [
+pub const HOUSEKEEPING: [&str; 9] = [
     "worker",
     "accept-main",
     "accept-admin",

@@ -13,6 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::*;
+use crate::lifecycle::boot::ROOT_TASK;
+use crate::lifecycle::essential::Duty;
 use crate::lifecycle::task;
 
 #[inline(never)]
@@ -86,15 +88,19 @@ impl Loop {
         Loop { over, registry, tid, thread: Some(thread) }
     }
 
+    /// A test machine may be slow; the budget is not what is tested.
     fn report(&self, verdict: Verdict) -> Inside {
+        self.report_within(verdict, Duration::from_secs(20))
+    }
+
+    fn report_within(&self, verdict: Verdict, budget: Duration) -> Inside {
         let (rows, _fd) = Rows::create(1).expect("rows");
         let context = Context {
             registry: Arc::clone(&self.registry),
             rows: Arc::new(rows),
             row: 0,
             loop_tid: self.tid,
-            // A test machine may be slow; the budget is not what is tested.
-            deadline: Instant::now() + Duration::from_secs(20),
+            deadline: Instant::now() + budget,
         };
         let memfd = write(verdict, &context).expect("a report");
         let bytes = MemfdBytes::open(&memfd).expect("sealed");
@@ -242,6 +248,24 @@ fn a_thread_that_does_not_answer_is_a_gap_and_its_task_is_blamed() {
         inside.gaps
     );
     assert_eq!(first_culprit(&inside, &[]).function, "task nobody there");
+}
+
+#[test]
+fn without_time_for_names_the_task_is_blamed_and_addresses_can_be_looked_up_later() {
+    let stuck = Loop::with("runaway", |over| async move { planted_busy_loop(&over) });
+    let inside = stuck.report_within(Verdict::StallCpu, WRITING);
+    for frame in inside.stacks.iter().flat_map(|stack| &stack.frames) {
+        assert!(frame.function.contains("+0x") && frame.place.is_none(), "{frame:?}");
+    }
+    assert_eq!(first_culprit(&inside, &[]).function, "task runaway");
+}
+
+#[test]
+fn essential_tasks_are_known_as_housekeeping() {
+    let duties = [Duty::AcceptMain, Duty::AcceptAdmin, Duty::Heartbeat, Duty::RegistryWatch];
+    for name in duties.map(Duty::as_str).into_iter().chain([ROOT_TASK]) {
+        assert!(report::HOUSEKEEPING.contains(&name), "{name}");
+    }
 }
 
 #[test]

@@ -224,7 +224,8 @@ fn walk(interrupted: Option<usize>, put: impl Fn(usize, usize)) -> usize {
                 begun = true;
                 address += 1;
             }
-            if begun {
+            // Where a thread begins, nobody called: that address is 0.
+            if begun && address != 0 {
                 put(count, address);
                 count += 1;
             }
