@@ -46,7 +46,7 @@ impl<const WORDS: usize> Text<WORDS> {
         }
     }
 
-    /// Reads the text. Its bytes are untrusted: what is no UTF-8 or [misleads](misleads) is replaced.
+    /// Reads the text. Its bytes are untrusted: what is no UTF-8 or [`misleads`] is replaced.
     pub fn get(&self) -> String {
         let bytes: Vec<u8> = self.0.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
@@ -63,7 +63,7 @@ pub fn misleads(c: char) -> bool {
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// The text with each character that [misleads](misleads) replaced.
+/// The text with each character that [`misleads`] replaced.
 pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if misleads(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
