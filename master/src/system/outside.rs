@@ -3,10 +3,16 @@
 //! A first look is taken when the worker is accused, a second one when the verdict has fired; the answer rests on what
 //! happened between the two. They are at least [`APART`] apart: an answer that would come earlier waits. After an answer
 //! that spares the worker the second look is the first one of the next time.
+//!
+//! A spin is denied by work that the row shows: a loop that gets it done is none, whatever the worker counts of itself. For
+//! a stall no counters are compared: only the loop accepts and answers, so while its heart stands they stand too.
+//!
+//! The slot's accept queue stands in the report and decides nothing. Listeners belong to slots: the standby that a suspect
+//! gets empties the same queue, before the verdict has fired.
 
 use std::collections::BTreeMap;
 
-use forkgate_shared::rows::Row;
+use forkgate_shared::rows::{Row, SPIN_FLOOR};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::proc_fs;
@@ -32,6 +38,8 @@ pub struct Look {
     pub heartbeat_ns: u64,
     /// When the watchdog thread last looked, as the row says.
     pub looked_ns: u64,
+    /// Units of work that the row shows. What upstreams send is not in it.
+    pub work: u64,
 }
 
 /// What is seen at the second look only.
@@ -56,6 +64,7 @@ impl Look {
             state: proc_fs::main_thread(pid)?.state,
             heartbeat_ns: row.heartbeat_ns.load(Relaxed),
             looked_ns: row.evidence.looked_ns.load(Relaxed),
+            work: row.counters.requests.load(Relaxed).saturating_add(row.counters.small_work(0)),
         })
     }
 
@@ -64,6 +73,13 @@ impl Look {
         let span = self.at.saturating_sub(first.at).max(1) as f64;
         let share = |now: Ns, before: Ns| (now.saturating_sub(before) as f64 / span).min(1.0);
         (share(self.cpu, first.cpu), share(self.delay, first.delay))
+    }
+
+    /// True when more work was done since `first` than a loop that spins gets done in the time that it ran or wanted to.
+    fn has_worked_since(&self, first: &Look) -> bool {
+        let (on_cpu, waiting) = self.shares_since(first);
+        let wanted_s = (on_cpu + waiting).min(1.0) * self.at.saturating_sub(first.at) as f64 / 1e9;
+        self.work.saturating_sub(first.work) as f64 > SPIN_FLOOR as f64 * wanted_s
     }
 }
 
@@ -89,7 +105,7 @@ pub fn judge(verdict: Verdict, first: &Look, second: &Look, extra: &Extra) -> Co
     let heart_stands = second.heartbeat_ns == first.heartbeat_ns
         || second.at.saturating_sub(second.heartbeat_ns) > HEARTBEAT_OLD;
     let so = match verdict {
-        Verdict::Spin => on_cpu + waiting >= 0.5,
+        Verdict::Spin => on_cpu + waiting >= 0.5 && !second.has_worked_since(first),
         // Which of them it is, is the worker's to say: what it does may change while it lasts.
         Verdict::StallBlocked | Verdict::StallCpu | Verdict::StallUninterruptible => heart_stands,
         Verdict::Silent => second.looked_ns == first.looked_ns,
@@ -170,7 +186,7 @@ mod tests {
     use std::process::{Child, Command};
     use std::time::{Duration, Instant};
 
-    use forkgate_shared::rows::monotonic_ns;
+    use forkgate_shared::rows::{BYTES_PER_UNIT, monotonic_ns};
 
     use super::*;
     use Confirmation::{No, Stopped, Yes};
@@ -184,6 +200,7 @@ mod tests {
         state: 'R',
         heartbeat_ns: 9_990 * MS,
         looked_ns: 9_900 * MS,
+        work: 1000,
     };
 
     /// Two seconds later; `cpu` and `delay` in milliseconds since the first look.
@@ -221,6 +238,43 @@ mod tests {
         ] {
             assert_eq!(judge(verdict, &FIRST, &look, &Extra::default()), answer, "{verdict:?} {look:?}");
         }
+    }
+
+    #[test]
+    fn who_gets_work_done_does_not_spin_whatever_it_says() {
+        for (cpu, delay, work, answer) in [
+            (2000, 0, 40, Yes),
+            (2000, 0, 41, No),
+            (1000, 0, 21, No),
+            (1000, 500, 30, Yes),
+            (1000, 500, 31, No),
+            // Both at once for longer than there was time.
+            (2000, 2000, 41, No),
+        ] {
+            let look = Look { work: FIRST.work + work, ..second('R', cpu, delay) };
+            assert_eq!(judge(Spin, &FIRST, &look, &Extra::default()), answer, "{look:?}");
+            assert_eq!(judge(StallCpu, &FIRST, &look, &Extra::default()), Yes, "{look:?}");
+        }
+        let backwards = Look { work: 0, ..second('R', 2000, 0) };
+        assert_eq!(judge(Spin, &FIRST, &backwards, &Extra::default()), Yes);
+    }
+
+    #[test]
+    fn work_is_what_the_row_counts_of_requests_answers_and_bytes() {
+        let (row, pid) = (Row::default(), std::process::id() as i32);
+        let counters = &row.counters;
+        let work = || Look::take(pid, &row, 0).expect("it lives").work;
+        assert_eq!(work(), 0);
+        counters.requests.store(7, Relaxed);
+        counters.status[1].store(7 + 100, Relaxed);
+        counters.accepted.store(20, Relaxed);
+        counters.bytes_in.store(BYTES_PER_UNIT, Relaxed);
+        counters.bytes_out.store(2 * BYTES_PER_UNIT, Relaxed);
+        assert_eq!(work(), 7 + 10 + 2 + 3);
+        for wild in [&counters.requests, &counters.accepted, &counters.bytes_in, &counters.status[0]] {
+            wild.store(u64::MAX, Relaxed);
+        }
+        work();
     }
 
     #[test]

@@ -7,6 +7,17 @@ use super::histogram::Histogram;
 /// Upstreams with counters of their own; the ones registered after these share the last cell.
 pub const UPSTREAMS: usize = 64;
 
+/// Bytes moved that are one unit of work.
+pub const BYTES_PER_UNIT: u64 = 64 * 1024;
+
+/// Connections accepted and probes answered that are one unit of work. The few of load balancers do not hide a spin; a
+/// flood of them keeps a loop busy and is no spin.
+const SMALL_THINGS_PER_UNIT: u64 = 10;
+
+/// Units of work per second without rest below which nothing honest is known: the slowest call costs some milliseconds,
+/// and what moves bytes is counted by its bytes. Who does more does not spin.
+pub const SPIN_FLOOR: u64 = 20;
+
 /// What became of a call to an upstream: the second index of [`Counters::upstream`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -170,6 +181,17 @@ impl Counters {
     /// Counts a call to the upstream with this interned index.
     pub fn count_upstream(&self, upstream: usize, outcome: Outcome) {
         self.upstream.0[upstream.min(UPSTREAMS - 1)][outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Units of work beside the requests, which are one each: connections and probes, which are a part of one, and the
+    /// bytes of clients with `more_bytes`.
+    pub fn small_work(&self, more_bytes: u64) -> u64 {
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
+        let bytes = load(&self.bytes_in).saturating_add(load(&self.bytes_out)).saturating_add(more_bytes);
+        let answers = self.status.iter().map(load).fold(0, u64::saturating_add);
+        let probes = answers.saturating_sub(load(&self.requests));
+        let small_things = load(&self.accepted).saturating_add(probes);
+        (bytes / BYTES_PER_UNIT).saturating_add(small_things / SMALL_THINGS_PER_UNIT)
     }
 
     /// Adds all of `other` to this.

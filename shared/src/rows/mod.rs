@@ -18,7 +18,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, Ordering::Relaxed, fence};
 
 pub use counters::{
-    Counters, METHODS, Outcome, RequestEra, RequestOutcome, UPSTREAMS, UpstreamTimes, Upstreams, method_index,
+    BYTES_PER_UNIT, Counters, METHODS, Outcome, RequestEra, RequestOutcome, SPIN_FLOOR, UPSTREAMS,
+    UpstreamTimes, Upstreams, method_index,
 };
 pub use evidence::{Evidence, HISTORY, Reading};
 pub use histogram::{BOUNDS_NS, Histogram};

@@ -5,20 +5,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use forkgate_shared::rows::{Row, Rows, monotonic_ns};
 use tokio::runtime::RuntimeMetrics;
 
 use super::window::Sample;
 use crate::lifecycle::task::Registry;
-
-/// Bytes moved that are one unit of work.
-const BYTES_PER_UNIT: u64 = 64 * 1024;
-
-/// Connections accepted and probes answered that are one unit of work. The few of load balancers do not hide a spin; a
-/// flood of them keeps a loop busy and is no spin.
-const SMALL_THINGS_PER_UNIT: u64 = 10;
 
 /// Reads and writes that moved something and are one unit of work. A request has a handful; peers that send one byte at a
 /// time make a hundred thousand a second.
@@ -120,15 +113,7 @@ impl Inputs {
 
 /// Units of work so far.
 fn units(row: &Row, registry: &Registry) -> u64 {
-    let counters = &row.counters;
-    let load = |counter: &AtomicU64| counter.load(Relaxed);
-    let bytes = load(&counters.bytes_in) + load(&counters.bytes_out) + registry.bytes_received();
-    let answers: u64 = counters.status.iter().map(load).sum();
-    let probes = answers.saturating_sub(load(&counters.requests));
-    registry.work()
-        + bytes / BYTES_PER_UNIT
-        + registry.moves() / MOVES_PER_UNIT
-        + (load(&counters.accepted) + probes) / SMALL_THINGS_PER_UNIT
+    registry.work() + row.counters.small_work(registry.bytes_received()) + registry.moves() / MOVES_PER_UNIT
 }
 
 fn read<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a str> {
@@ -166,6 +151,8 @@ fn own_group(text: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use forkgate_shared::rows::BYTES_PER_UNIT;
+
     use super::*;
 
     #[test]

@@ -6,13 +6,10 @@
 
 use std::time::Duration;
 
+pub(super) use forkgate_shared::rows::SPIN_FLOOR as FLOOR;
 use forkgate_shared::verdict::Stage;
 
 use super::window::{Span, TICK, Window, ns};
-
-/// Units of work per second without rest below which nothing honest is known: the slowest call costs some milliseconds,
-/// and what moves bytes is counted by its bytes.
-pub(super) const FLOOR: u64 = 20;
 
 /// Parts of a window that must each be without rest.
 const PARTS: u64 = 3;
