@@ -36,6 +36,9 @@ const SLOW_POLL_LINES: Duration = Duration::from_secs(10);
 /// Between two lines about wake storms.
 const STORM_LINES: Duration = Duration::from_secs(60);
 
+/// Between two lines about a master that does not listen.
+const UNHEARD_LINES: Duration = Duration::from_secs(10);
+
 /// How long polls are counted for the name of a task that spins.
 const CENSUS: Duration = Duration::from_millis(20);
 
@@ -76,7 +79,8 @@ struct Watchdog {
     detector: Detector,
     claim: Option<Claim>,
     starved: bool,
-    asked: bool,
+    wish: Wish,
+    unheard: Throttle,
     slow_polls: Throttle,
     storms: Throttle,
 }
@@ -96,7 +100,8 @@ impl Watchdog {
             detector: Detector::new(limits),
             claim: None,
             starved: false,
-            asked: false,
+            wish: Wish::default(),
+            unheard: Throttle::new(UNHEARD_LINES),
             slow_polls: Throttle::new(SLOW_POLL_LINES),
             storms: Throttle::new(STORM_LINES),
         }
@@ -148,6 +153,7 @@ impl Watchdog {
         if let Some(duty) = self.wiring.essential.missing() {
             self.want_recycle(RecycleReason::EssentialTask, duty.as_str());
         }
+        self.ask();
     }
 
     fn evidence(&self) -> &Evidence {
@@ -234,14 +240,22 @@ impl Watchdog {
         name(registry.snapshot().into_iter().max_by_key(polls))
     }
 
-    /// Asks to be replaced, once: a worker with two reasons has one.
     fn want_recycle(&mut self, reason: RecycleReason, why: &str) {
-        if std::mem::replace(&mut self.asked, true) {
-            return;
+        if self.wish.wants(reason) {
+            tracing::error!(reason = reason.as_str(), why, "asking to be replaced");
         }
-        tracing::error!(reason = reason.as_str(), why, "asking to be replaced");
-        if let Err(error) = self.wiring.control.try_send(&FromChild::WantRecycle { reason }) {
-            tracing::warn!(%error, "the master could not be asked");
+    }
+
+    /// Asks to be replaced if that is wanted and was not heard yet.
+    fn ask(&mut self) {
+        let Some(reason) = self.wish.unheard() else { return };
+        match self.wiring.control.try_send(&FromChild::WantRecycle { reason }) {
+            Ok(()) => self.wish.heard = Some(reason),
+            Err(error) => {
+                if let Some(suppressed) = self.unheard.allow() {
+                    tracing::warn!(%error, suppressed, "the master could not be asked; trying again at the next look");
+                }
+            }
         }
     }
 
@@ -263,6 +277,29 @@ impl Watchdog {
         if let Err(error) = sent {
             tracing::error!(verdict = verdict.as_str(), error, "the report from inside cannot be made");
         }
+    }
+}
+
+/// To be replaced. A worker with two reasons has one, the first; but one that is urgent counts more than one that may wait.
+#[derive(Debug, Default)]
+struct Wish {
+    wanted: Option<RecycleReason>,
+    /// What was sent.
+    heard: Option<RecycleReason>,
+}
+
+impl Wish {
+    /// True when this is new.
+    fn wants(&mut self, reason: RecycleReason) -> bool {
+        let is_new = self.wanted.is_none_or(|known| reason.is_urgent() && !known.is_urgent());
+        if is_new {
+            self.wanted = Some(reason);
+        }
+        is_new
+    }
+
+    fn unheard(&self) -> Option<RecycleReason> {
+        self.wanted.filter(|wanted| self.heard != Some(*wanted))
     }
 }
 

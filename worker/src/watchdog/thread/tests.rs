@@ -21,6 +21,7 @@ struct World {
     essential: Arc<Essential>,
     orders: Option<SyncSender<Verdict>>,
     master: ControlSocket,
+    child: Arc<ControlSocket>,
     /// Lets the loop go.
     over: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -46,6 +47,8 @@ where
     let (essential, over) = (Arc::new(Essential::default()), Arc::new(AtomicBool::new(false)));
     let (orders, receiver) = sync_channel(1);
     let (master, child) = ControlSocket::pair().expect("pair");
+    let child = Arc::new(child);
+    let its_child = Arc::clone(&child);
     let mut settings = crate::fixtures::settings();
     settings.watchdog = mode;
     settings.stall_timeout = Duration::from_secs(2);
@@ -61,7 +64,7 @@ where
             metrics: runtime.metrics(),
             loop_tid: nix::unistd::gettid().as_raw(),
             orders: receiver,
-            control: Arc::new(child),
+            control: its_child,
             essential: its_essential,
             over_memory: Arc::default(),
         };
@@ -73,7 +76,7 @@ where
         tokio::task::LocalSet::new().block_on(&runtime, root);
     };
     let thread = Some(std::thread::spawn(run));
-    World { rows, essential, orders: Some(orders), master, over, thread }
+    World { rows, essential, orders: Some(orders), master, child, over, thread }
 }
 
 impl World {
@@ -161,6 +164,35 @@ fn a_loop_that_rests_is_left_alone_and_who_is_missing_is_told_once() {
     let readings = world.row().evidence.readings.load(Relaxed);
     world.wait("further readings", |evidence| evidence.readings.load(Relaxed) > readings);
     assert!(matches!(world.master.recv::<FromChild>(), Ok(Received::WouldBlock)), "once");
+}
+
+#[test]
+fn an_urgent_reason_goes_out_over_a_milder_one_and_each_is_told_until_it_was_heard() {
+    use RecycleReason::{Degenerate, EssentialTask};
+    let mut wish = Wish::default();
+    assert_eq!(wish.unheard(), None);
+    assert!(wish.wants(Degenerate) && !wish.wants(Degenerate));
+    assert_eq!((wish.unheard(), wish.unheard()), (Some(Degenerate), Some(Degenerate)));
+    wish.heard = Some(Degenerate);
+    assert_eq!(wish.unheard(), None);
+    assert!(wish.wants(EssentialTask) && !wish.wants(Degenerate) && !wish.wants(EssentialTask));
+    assert_eq!(wish.unheard(), Some(EssentialTask));
+    wish.heard = Some(EssentialTask);
+    assert_eq!(wish.unheard(), None);
+}
+
+#[test]
+fn a_master_that_could_not_be_asked_is_asked_again() {
+    let world = world(Mode::Enforce, rest);
+    let filler = FromChild::Hello { version: 0 };
+    while world.child.try_send(&filler).is_ok() {}
+    drop(world.essential.take_up(Duty::AcceptMain));
+    for _ in 0..3 {
+        let looked_ns = world.row().evidence.looked_ns.load(Relaxed);
+        world.wait("a look", |evidence| evidence.looked_ns.load(Relaxed) != looked_ns);
+    }
+    let heard = std::iter::repeat_with(|| world.hear().0).find(|message| *message != filler);
+    assert_eq!(heard, Some(FromChild::WantRecycle { reason: RecycleReason::EssentialTask }));
 }
 
 #[test]
