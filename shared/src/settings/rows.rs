@@ -162,7 +162,8 @@ const WATCHDOG: &[Setting] = &[
         Other { allowed: "enforce, observe or off", read: readers::watchdog },
         |s| s.watchdog.as_str().to_owned(),
         "What happens to a worker whose event loop stalls or spins. enforce: it is reported, replaced and killed; \
-         observe: reported and logged only; off: nobody looks.",
+         observe: reported and logged, not killed; load is shed and workers ask to be replaced as with enforce; off: \
+         nobody looks, so none of that happens: see docs/operations.md.",
     ),
     Setting::new(
         "GATEWAY_STALL_TIMEOUT",
