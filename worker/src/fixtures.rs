@@ -1,8 +1,23 @@
 //! What unit tests of this crate share.
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use forkgate_shared::control::ControlSocket;
+use forkgate_shared::rows::Rows;
+use forkgate_shared::sealed::KeyRing;
+use forkgate_shared::sessions::{self, Sessions};
 use forkgate_shared::settings::{LogFormat, Secret, Settings};
+
+use crate::auth::Authenticator;
+use crate::catalog::Catalog;
+use crate::gateway::{Gateway, Shared};
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::control::Control;
+use crate::registry::Registry;
+use crate::upstream::Upstreams;
 
 /// Settings of a gateway on loopback.
 pub(crate) fn settings() -> Settings {
@@ -47,4 +62,29 @@ pub(crate) fn settings() -> Settings {
         sse_keepalive_interval: Duration::from_secs(30),
         sse_send_timeout: Some(Duration::from_secs(30)),
     }
+}
+
+/// A worker's parts without its process, the master's end of its control socket, and the directory of its state.
+pub(crate) fn gateway(alter: impl Fn(&mut Settings)) -> (Shared, ControlSocket, tempfile::TempDir) {
+    let state = tempfile::tempdir().expect("directory");
+    let mut settings = settings();
+    settings.state_dir = state.path().to_owned();
+    alter(&mut settings);
+    let settings = Arc::new(settings);
+    let rows = Arc::new(Rows::create(1).expect("rows").0);
+    let (master, child) = ControlSocket::pair().expect("pair");
+    let table = sessions::create_file(&state.path().join("sessions")).expect("table");
+    let gateway = Rc::new(Gateway {
+        auth: Authenticator::new(&settings),
+        sessions: Sessions::open(table.into(), KeyRing::load(&settings).expect("keys")).expect("sessions"),
+        upstreams: Upstreams::new(&settings, Arc::clone(&rows), 0).expect("upstreams"),
+        registry: Registry::new(&settings),
+        catalog: ArcSwap::from_pointee(Catalog::empty()),
+        lifecycle: Lifecycle::default(),
+        control: Rc::new(Control::over(child)),
+        row_index: 0,
+        rows,
+        settings,
+    });
+    (gateway, master, state)
 }

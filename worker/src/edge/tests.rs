@@ -2,15 +2,11 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use forkgate_shared::control::{ControlSocket, FromChild, Received, RecycleReason};
-use forkgate_shared::rows::{RequestEra, RequestOutcome, Rows, method_index};
-use forkgate_shared::sealed::KeyRing;
-use forkgate_shared::sessions::{self, Sessions};
+use forkgate_shared::rows::{RequestEra, RequestOutcome, method_index};
 use forkgate_shared::settings::Settings;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,14 +16,11 @@ use tokio::task::LocalSet;
 use super::in_flight::InFlight;
 use super::serve::{Edge, Port};
 use crate::answer;
-use crate::auth::{self, Authenticator};
-use crate::catalog::Catalog;
-use crate::gateway::{Gateway, Shared};
-use crate::lifecycle::control::Control;
-use crate::lifecycle::{Lifecycle, task};
-use crate::registry::Registry;
+use crate::auth;
+use crate::fixtures;
+use crate::gateway::Shared;
+use crate::lifecycle::task;
 use crate::revision::Era;
-use crate::upstream::Upstreams;
 
 /// A worker's parts without its process, and the master's end of its control socket.
 struct World {
@@ -38,26 +31,7 @@ struct World {
 }
 
 async fn world(port: Port, alter: impl Fn(&mut Settings)) -> World {
-    let state = tempfile::tempdir().expect("directory");
-    let mut settings = crate::fixtures::settings();
-    settings.state_dir = state.path().to_owned();
-    alter(&mut settings);
-    let settings = Arc::new(settings);
-    let rows = Arc::new(Rows::create(1).expect("rows").0);
-    let (master, child) = ControlSocket::pair().expect("pair");
-    let table = sessions::create_file(&state.path().join("sessions")).expect("table");
-    let gateway = Rc::new(Gateway {
-        auth: Authenticator::new(&settings),
-        sessions: Sessions::open(table.into(), KeyRing::load(&settings).expect("keys")).expect("sessions"),
-        upstreams: Upstreams::new(&settings, Arc::clone(&rows), 0).expect("upstreams"),
-        registry: Registry::new(&settings),
-        catalog: ArcSwap::from_pointee(Catalog::empty()),
-        lifecycle: Lifecycle::default(),
-        control: Rc::new(Control::over(child)),
-        row_index: 0,
-        rows,
-        settings,
-    });
+    let (gateway, master, state) = fixtures::gateway(alter);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
     let edge = Rc::new(Edge::new(&gateway, port));

@@ -64,6 +64,14 @@ pub struct Orders {
 }
 
 impl Orders {
+    /// Orders that a test gives.
+    #[cfg(test)]
+    pub(super) fn channel() -> (mpsc::Sender<Order>, Orders) {
+        let (sender, leave) = mpsc::channel(QUEUE);
+        let (_, catalog) = watch::channel(None);
+        (sender, Orders { leave, catalog })
+    }
+
     /// The next order; of several catalogs only the newest. None when the thread could say nothing more. May be dropped
     /// while it waits: nothing is lost.
     pub async fn next(&mut self) -> Option<Order> {

@@ -76,11 +76,19 @@ pub(super) async fn serve_until_told(gateway: &Shared, orders: Orders, doors: Do
 
 /// Returns when nothing is open any more, or the time to finish is over.
 async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
-    let Doors { orders: accepting, loops } = doors;
+    let Doors { orders: accepting, mut loops } = doors;
+    let mut aside = false;
     let limit = loop {
-        match obey(gateway, &accepting, orders.next().await.unwrap_or(Order::Orphan)) {
+        let order = tokio::select! {
+            () = close_doors(gateway, &mut loops), if aside && !loops.is_empty() => continue,
+            order = orders.next() => order.unwrap_or(Order::Orphan),
+        };
+        match obey(gateway, &accepting, order) {
             Next::Serve => {}
-            Next::StepAside => step_aside(gateway),
+            Next::StepAside => {
+                aside = true;
+                step_aside(gateway);
+            }
             Next::Leave(limit) => break limit,
             Next::Quit => return finish_quickly(gateway).await,
         }
@@ -156,18 +164,24 @@ fn tell(accepting: &watch::Sender<Accepting>, order: Accepting) {
 /// Answers announce the close, idle connections have their grace, streams end; the worker itself stays.
 fn step_aside(gateway: &Gateway) {
     tracing::info!(open = gateway.lifecycle.connections().count(), "stepping aside");
-    gateway.row().state.store(RowState::Draining as u32, Relaxed);
     gateway.lifecycle.drain();
 }
 
-/// Waits for the accept loops, begins the drain, resolves when nothing is open.
-async fn leave(gateway: &Gateway, loops: Vec<JoinHandle<()>>) {
-    for accept in loops {
+/// Waits for the accept loops, which close their copies of the listeners; then the row says so, and not before: the master
+/// takes it for that. May be dropped while it waits.
+async fn close_doors(gateway: &Gateway, loops: &mut Vec<JoinHandle<()>>) {
+    while let Some(accept) = loops.last_mut() {
         if let Err(error) = accept.await {
             tracing::error!(%error, "an accept loop failed");
         }
+        loops.pop();
     }
     gateway.row().state.store(RowState::Draining as u32, Relaxed);
+}
+
+/// Waits for the accept loops, begins the drain, resolves when nothing is open.
+async fn leave(gateway: &Gateway, mut loops: Vec<JoinHandle<()>>) {
+    close_doors(gateway, &mut loops).await;
     gateway.lifecycle.drain();
     gateway.lifecycle.all_over().await;
 }
@@ -222,6 +236,8 @@ pub(super) fn read_catalog(memfd: &OwnedFd) -> Result<Catalog, CatalogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures;
+    use crate::lifecycle::task;
 
     #[test]
     fn a_milder_order_does_not_take_back_a_stronger_one() {
@@ -231,5 +247,38 @@ mod tests {
         tell(&accepting, Accepting::Closed);
         tell(&accepting, Accepting::Emptying);
         assert_eq!(*seen.borrow_and_update(), Accepting::Closed);
+    }
+
+    #[test]
+    fn who_steps_aside_says_that_it_drains_when_its_copies_are_closed() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (gateway, _master, _state) = fixtures::gateway(|_| {});
+            let state = || RowState::from_u32(gateway.row().state.load(Relaxed));
+            gateway.row().state.store(RowState::Serving as u32, Relaxed);
+            let (sender, orders) = Orders::channel();
+            let (accepting, mut told) = watch::channel(Accepting::Open);
+            let (close, closed) = tokio::sync::oneshot::channel::<()>();
+            // One loop is held up by what its turn does.
+            let slow = task::spawn("slow accept loop", async move { drop(closed.await) });
+            let prompt = task::spawn("accept loop", async {});
+            let following = Shared::clone(&gateway);
+            let doors = Doors { orders: accepting, loops: vec![slow, prompt] };
+            let follows = task::spawn("follow", async move { follow(&following, orders, doors).await });
+            sender.send(Order::StepAside).await.expect("it listens");
+            told.wait_for(|order| *order == Accepting::Closed).await.expect("it lives");
+            gateway.lifecycle.drained_from().await;
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(state(), RowState::Serving, "a copy is open");
+            close.send(()).expect("it waits");
+            while state() != RowState::Draining {
+                tokio::task::yield_now().await;
+            }
+            assert!(!follows.is_finished(), "the next order decides");
+            sender.send(Order::Drain).await.expect("it listens");
+            follows.await.expect("no panic");
+        });
     }
 }
