@@ -23,6 +23,7 @@ mod systemd;
 mod watchdog;
 mod watchdog_clocks;
 mod watchdog_modes;
+mod watchdog_parts;
 mod watchdog_scene;
 mod watchdog_spares;
 
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         watchdog::TESTS,
         watchdog_scene::TESTS,
         watchdog_modes::TESTS,
+        watchdog_parts::TESTS,
         watchdog_spares::TESTS,
         watchdog_clocks::TESTS,
         systemd::TESTS,

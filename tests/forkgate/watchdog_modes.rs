@@ -1,6 +1,6 @@
 //! What the watchdog does when it only watches, when it is off, when a worker dies by itself, and when a handler panics.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use forkgate_tests::crash_report::{self, Cause};
 use forkgate_tests::fault::{self, Victim};
@@ -11,8 +11,11 @@ use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
 use forkgate_tests::{paths, wait};
+use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// What a worker has answered before it dies.
+const REQUESTS: u64 = 5;
 
 pub const TESTS: &[Test] = &[
     Test { name: "watchdog_that_observes_reports_and_kills_nobody", limit: LIMIT, run: observe },
@@ -41,6 +44,7 @@ fn observe() -> Verdict {
         wait::until("the report", Duration::from_secs(20), || crash_report::of(&gateway, victim.pid).pop());
     let cause = Cause::Verdict { verdict: "spin".to_owned(), enforced: false };
     assert_eq!(file.report.cause, cause);
+    assert_answered_throughout(&victim, file.begun());
     let slot = victim.slot as usize;
     wait::until_true("the spin to end, and the watchdog to see it", Duration::from_secs(30), || {
         let status = gateway.status();
@@ -54,6 +58,19 @@ fn observe() -> Verdict {
     drop(victim);
     gateway.stop();
     Ok(())
+}
+
+/// Nobody sends its clients elsewhere here: the verdict is true although requests came in, and were answered, in each
+/// third of the time.
+fn assert_answered_throughout(victim: &Victim, found: SystemTime) {
+    let whole = found.duration_since(victim.began).expect("it was found after it had begun");
+    let answered = victim.answered();
+    let since = answered.iter().filter_map(|at| at.duration_since(victim.began).ok());
+    let mut thirds = [0; 3];
+    since
+        .filter(|at| *at < whole)
+        .for_each(|at| thirds[(3 * at.as_nanos() / whole.as_nanos()) as usize] += 1);
+    assert!(thirds.iter().all(|&count| count > 0), "answers in each third: {thirds:?} of {whole:?}");
 }
 
 fn off() -> Verdict {
@@ -72,34 +89,61 @@ fn off() -> Verdict {
     Ok(())
 }
 
-/// A worker that is gone cannot tell anything: what it was doing stands in its row.
+/// A worker that is gone cannot tell anything: what it was doing, for whom and since when, stands in its row.
 fn deaths() -> Verdict {
     let gateway = Setup::with_faults().start();
     let _upstream = gateway.with_fast_upstream();
     for (turn, (name, how)) in
         [("abort", "SIGABRT"), ("exit", "exit code 7"), ("kill", "SIGKILL")].iter().enumerate()
     {
-        let pid = if *name == "kill" {
-            let pid = pids(&gateway)[0];
+        let (mut connection, pid) = of_a_worker_at_work(&gateway);
+        if *name == "kill" {
             process::signal(pid, Signal::SIGKILL);
-            pid
         } else {
-            let mut connection = Connection::open(gateway.address, EXCHANGE_LIMIT).expect("a connection");
-            fault::plant(&mut connection, name, "")
-        };
+            let order = fault::order(name, "in=request");
+            assert!(connection.exchange(&order).is_err(), "no answer comes from a worker that is gone");
+        }
         let file =
             wait::until("the report of the death", START_LIMIT, || crash_report::of(&gateway, pid).pop());
-        assert_eq!((file.mode, &file.report.cause), (0o600, &Cause::Died { how: died(&file, how) }));
-        assert!(file.report.inside.is_none(), "a dead worker tells nothing");
+        let report = &file.report;
+        assert_eq!((file.mode, &report.cause), (0o600, &Cause::Died { how: died(&file, how) }));
+        assert!(report.inside.is_none(), "a dead worker tells nothing");
+        assert!(report.worker.requests >= REQUESTS && !report.evidence.is_empty(), "{report:#?}");
+        if *name != "kill" {
+            let object = format!("/_fault/{name}");
+            let known = report.in_flight.iter().find(|request| request.object == object);
+            let request = known.unwrap_or_else(|| panic!("{object} is not in flight: {report:#?}"));
+            assert!(report.worker.in_flight >= 1 && request.method == "POST", "{report:#?}");
+            assert!(request.since_s >= fault::HEAD_START.as_secs_f64(), "{request:?}");
+        }
         let rendered = crash_report::rendered(&gateway, &file.path);
         assert!(rendered.contains(how), "{rendered}");
-        let why = crash_report::why(&gateway, file.report.slot);
+        let why = crash_report::why(&gateway, report.slot);
         assert!(why.contains(how), "{why}");
         wait::until_equal("the crashes", START_LIMIT, turn as u64 + 1, || gateway.status().crashes);
         gateway.wait_settled();
     }
     gateway.stop();
     Ok(())
+}
+
+/// A connection to a worker that has answered some requests over more than a second, and so has a past in its row; its
+/// process id.
+fn of_a_worker_at_work(gateway: &Gateway) -> (Connection, u32) {
+    let mut connection = Connection::open(gateway.address, EXCHANGE_LIMIT).expect("a connection");
+    let begun = Instant::now();
+    let mut answered = 0;
+    wait::until_true("a worker to have a past", START_LIMIT, || {
+        answered += 1;
+        let call = gateway.federated().call(answered, "fast__echo", &json!({"message": "here"}));
+        connection.exchange(&call).expect("an answer");
+        // A reading a second.
+        answered >= REQUESTS && begun.elapsed() > Duration::from_secs(2)
+    });
+    let port = gateway.address.port();
+    let mine = |pid: &u32| process::accepted_clients(*pid, port).contains(&connection.local);
+    let pid = pids(gateway).into_iter().find(mine).expect("a worker holds the connection");
+    (connection, pid)
 }
 
 /// How it died, checked to name the signal or the code.

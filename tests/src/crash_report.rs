@@ -15,6 +15,7 @@ pub struct Report {
     pub cause: Cause,
     pub slot: u32,
     pub pid: u32,
+    pub worker: Worker,
     pub culprits: Vec<Culprit>,
     pub evidence: Vec<serde_json::Value>,
     pub in_flight: Vec<Request>,
@@ -57,6 +58,15 @@ pub struct Request {
     pub method: String,
     pub object: String,
     pub caller: String,
+    pub since_s: f64,
+}
+
+/// The row of the worker.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the names are the product's")]
+pub struct Worker {
+    pub requests: u64,
+    pub in_flight: u64,
 }
 
 /// What the worker said of itself.

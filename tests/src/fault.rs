@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -16,10 +16,12 @@ use crate::load::Lost;
 use crate::mcp::{self, Endpoint};
 use crate::process;
 
-/// Between two looks at what the worker holds; half of the time between the answer to the order and the fault.
+/// From an order's arrival, or its answer, to the fault.
+pub const HEAD_START: Duration = Duration::from_millis(50);
+/// Between two looks at what the worker holds; half of [`HEAD_START`].
 const LOOK: Duration = Duration::from_millis(25);
-/// Between two requests to the worker.
-const PAUSE: Duration = Duration::from_millis(700);
+/// Before each request to the worker, the first included: it comes when the fault has begun.
+const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Deserialize)]
 struct Planted {
@@ -55,7 +57,7 @@ pub struct Victim {
 struct Watched {
     held: Mutex<HashSet<SocketAddr>>,
     stop: AtomicBool,
-    answered: AtomicU64,
+    answered: Mutex<Vec<SystemTime>>,
 }
 
 impl Victim {
@@ -90,9 +92,9 @@ impl Victim {
         lost.client.is_some_and(|client| held.contains(&client))
     }
 
-    /// Requests that the worker answered although it was harmed.
-    pub fn answered(&self) -> u64 {
-        self.watched.answered.load(Relaxed)
+    /// When the worker answered a request that came to it after the fault had begun.
+    pub fn answered(&self) -> Vec<SystemTime> {
+        self.watched.answered.lock().expect("no thread panics with the lock").clone()
     }
 }
 
@@ -115,7 +117,11 @@ impl Watched {
     /// Request after request until the worker says goodbye, or is gone: that is no loss, the worker was harmed.
     fn ask(&self, mut connection: Connection, endpoint: &Endpoint, echo: &str) {
         let mut id = 1 << 50;
-        while !self.stop.load(Relaxed) && !connection.close_announced {
+        loop {
+            std::thread::sleep(PAUSE);
+            if self.stop.load(Relaxed) || connection.close_announced {
+                return;
+            }
             id += 1;
             let sent = format!("message {id}");
             let call = endpoint.call(id, echo, &json!({"message": sent}));
@@ -125,8 +131,7 @@ impl Watched {
                 Err(Failure::Wrong(what)) => panic!("the harmed worker answered {what}"),
                 Err(_) => return,
             }
-            self.answered.fetch_add(1, Relaxed);
-            std::thread::sleep(PAUSE);
+            self.answered.lock().expect("no thread panics with the lock").push(SystemTime::now());
         }
     }
 }

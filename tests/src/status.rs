@@ -31,6 +31,7 @@ pub struct Recycles {
     pub reload: u64,
     pub operator: u64,
     pub suspect: u64,
+    pub essential_task: u64,
 }
 
 /// One worker.

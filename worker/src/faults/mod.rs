@@ -12,6 +12,7 @@
 
 mod callback;
 mod end;
+pub(crate) mod essential;
 mod memory;
 mod slow;
 mod spin;
@@ -34,7 +35,8 @@ const USUAL_SECONDS: u64 = 600;
 const MOST_SECONDS: u64 = 3600;
 const USUAL_RATE: u64 = 64;
 const MOST_RATE: u64 = 1024;
-/// From the answer to the fault: long enough for the answer to be on its way.
+/// From the answer to the fault: long enough for the answer to be on its way. In a request, which has an age then, from its
+/// beginning.
 const HEAD_START: Duration = Duration::from_millis(50);
 
 /// What is to go wrong.
@@ -51,12 +53,14 @@ enum Fault {
     CallbackSpin,
     Leak,
     Slow,
+    WatchdogDead,
+    AcceptDead,
     Panic,
     Exit,
     Abort,
 }
 
-const ALL: [(&str, Fault); 14] = [
+const ALL: [(&str, Fault); 16] = [
     ("spin", Fault::Spin),
     ("yield-spin", Fault::YieldSpin),
     ("pingpong", Fault::PingPong),
@@ -68,6 +72,8 @@ const ALL: [(&str, Fault); 14] = [
     ("callback-spin", Fault::CallbackSpin),
     ("leak", Fault::Leak),
     ("slow", Fault::Slow),
+    ("watchdog-dead", Fault::WatchdogDead),
+    ("accept-dead", Fault::AcceptDead),
     ("panic", Fault::Panic),
     ("exit", Fault::Exit),
     ("abort", Fault::Abort),
@@ -109,6 +115,9 @@ pub async fn commit(name: &str, query: Option<&str>) -> Option<Response<Body>> {
     let order = Order::parse(query.unwrap_or_default());
     tracing::warn!(fault = name, seconds = order.span.as_secs(), "a fault is ordered");
     let status = if order.in_request || matches!(fault, Fault::Slow | Fault::Panic) {
+        if order.in_request {
+            tokio::time::sleep(HEAD_START).await;
+        }
         happen(fault, order).await;
         StatusCode::OK
     } else {
@@ -138,6 +147,8 @@ fn happen(fault: Fault, order: Order) -> Pin<Box<dyn Future<Output = ()>>> {
         Fault::CallbackSpin => Box::pin(callback::spinning_in_a_callback(until)),
         Fault::Leak => Box::pin(memory::leaking(order.mib_per_second, until)),
         Fault::Slow => Box::pin(slow::honestly_slow()),
+        Fault::WatchdogDead => Box::pin(async { essential::without_a_watchdog() }),
+        Fault::AcceptDead => Box::pin(async { essential::accepting_nobody() }),
         Fault::Panic => Box::pin(async { end::panicking() }),
         Fault::Exit => Box::pin(async { end::exiting() }),
         Fault::Abort => Box::pin(async { end::aborting() }),
@@ -171,7 +182,8 @@ mod tests {
         let order = Order { span: Duration::from_millis(20), mib_per_second: 1, in_request: true };
         let run = async {
             for (name, fault) in ALL {
-                if !matches!(fault, Fault::Panic | Fault::Exit | Fault::Abort) {
+                let for_ever = matches!(fault, Fault::WatchdogDead | Fault::AcceptDead);
+                if !for_ever && !matches!(fault, Fault::Panic | Fault::Exit | Fault::Abort) {
                     let ended = tokio::time::timeout(Duration::from_secs(20), happen(fault, order)).await;
                     assert!(ended.is_ok(), "{name}");
                 }

@@ -230,7 +230,10 @@ async fn open_and_serve(
         let acceptor = Acceptor::new(fd, room, accepting.subscribe()).doing("taking over a listener")?;
         let on_duty = essential.take_up(port.accept_duty());
         loops.push(task::spawn(on_duty.duty().as_str(), async move {
-            acceptor.run(|stream, place| Edge::serve(&edge, stream, place)).await;
+            let run = acceptor.run(|stream, place| Edge::serve(&edge, stream, place));
+            #[cfg(feature = "faults")]
+            let run = crate::faults::essential::accepting(port, run);
+            run.await;
             // It returns when it is told to.
             on_duty.is_relieved();
         }));

@@ -113,6 +113,8 @@ impl Watchdog {
         }
         let mut planned_ns = monotonic_ns();
         loop {
+            #[cfg(feature = "faults")]
+            crate::faults::essential::end_watchdog_if_ordered();
             self.look(planned_ns);
             planned_ns = self.wait(planned_ns);
         }
