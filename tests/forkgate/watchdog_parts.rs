@@ -33,6 +33,8 @@ fn dead_watchdog() -> Verdict {
     let gateway = impatient(Setup::with_faults()).start();
     let _upstream = gateway.with_fast_upstream();
     let load = light(&gateway);
+    // Some seconds, so that the row has a past.
+    load.wait_for(8);
     let victim = Victim::harm(&gateway, "watchdog-dead", "", "fast__echo");
     let file = wait::until("the report", START_LIMIT, || crash_report::of(&gateway, victim.pid).pop());
     let cause = Cause::Verdict { verdict: "silent".to_owned(), enforced: true };

@@ -1,14 +1,15 @@
 //! The scene that forkgate was made for: all workers spin at once. They are replaced, each after its standby is ready, and
-//! at no moment are there fewer ready workers than before.
+//! at no moment are there fewer ready workers than before; the clients beside it are served.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use forkgate_tests::crash_report;
-use forkgate_tests::fault;
+use forkgate_tests::fault::{self, Held};
 use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, Setup};
 use forkgate_tests::http::Connection;
+use forkgate_tests::load::{Load, Plan};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
 use forkgate_tests::{note, process, wait};
@@ -28,6 +29,9 @@ const CONNECTIONS: usize = 400;
 fn all_spin() -> Verdict {
     let gateway = Setup::with_faults().workers(WORKERS).start();
     let first: Vec<u32> = gateway.status().workers.iter().map(|worker| worker.pid).collect();
+    let _upstream = gateway.with_fast_upstream();
+    let load = Load::start(Plan::light(gateway.address, gateway.federated(), "fast__echo"));
+    let held = Held::watch(&first, gateway.address.port());
     let mut connections = one_to_each(&gateway, &first);
     let ordered = Instant::now();
     // All orders are sent before the first answer is read: nobody spins much earlier than the others.
@@ -59,7 +63,8 @@ fn all_spin() -> Verdict {
             by_task += 1;
         }
     }
-    // Where sixteen others burn, the time of a report may not suffice to find the names of functions.
+    // Where sixteen others burn, the time of a report may not suffice to find the names of functions in all.
+    assert!(named >= WORKERS / 2, "only {named} reports name the function, {by_task} its task");
     assert!(named + by_task >= WORKERS * 3 / 4, "{named} reports name the function, {by_task} its task");
     let slowest = reports.iter().map(|file| file.report.took_ms).max().unwrap_or(0);
     note!(
@@ -67,6 +72,10 @@ fn all_spin() -> Verdict {
          {slowest} ms",
         took.as_secs_f64()
     );
+    load.wait_for(6);
+    let report = load.stop();
+    note!("{report}");
+    held.assert_explains(&report.errors);
     gateway.stop();
     Ok(())
 }

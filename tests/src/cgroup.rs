@@ -31,10 +31,11 @@ impl Quota {
         made.map_err(|error| Skip(format!("no control group with a CPU quota can be made here: {error}")))
     }
 
-    /// Moves a process into the group.
-    pub fn add(&self, pid: u32) {
-        std::fs::write(self.directory.join("cgroup.procs"), pid.to_string())
-            .unwrap_or_else(|error| panic!("{}: {error}", self.directory.display()));
+    /// Words that start a program within the group, for `Setup::through`.
+    pub fn starter(&self) -> [String; 3] {
+        let enter =
+            format!("echo $$ >'{}' && exec \"$0\" \"$@\"", self.directory.join("cgroup.procs").display());
+        ["sh".to_owned(), "-c".to_owned(), enter]
     }
 
     /// How often the group has used up its quota.

@@ -20,6 +20,8 @@ use crate::process;
 pub const HEAD_START: Duration = Duration::from_millis(50);
 /// Between two looks at what the worker holds; half of [`HEAD_START`].
 const LOOK: Duration = Duration::from_millis(25);
+/// The same for many workers, whose descriptors take their time to read.
+const RARE_LOOK: Duration = Duration::from_millis(250);
 /// Before each request to the worker, the first included: it comes when the fault has begun.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -88,13 +90,48 @@ impl Victim {
 
     /// True when the request was on a connection that the worker had accepted.
     pub fn explains(&self, lost: &Lost) -> bool {
-        let held = self.watched.held.lock().expect("no thread panics with the lock");
-        lost.client.is_some_and(|client| held.contains(&client))
+        self.watched.explains(lost)
     }
 
     /// When the worker answered a request that came to it after the fault had begun.
     pub fn answered(&self) -> Vec<SystemTime> {
         self.watched.answered.lock().expect("no thread panics with the lock").clone()
+    }
+}
+
+/// The connections that some workers hold, and held.
+pub struct Held {
+    watched: Arc<Watched>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Held {
+    /// Looks again and again. A worker steps aside seconds before it is killed: what it holds then is seen.
+    pub fn watch(pids: &[u32], port: u16) -> Held {
+        let watched = Arc::new(Watched::default());
+        let (looking, pids) = (Arc::clone(&watched), pids.to_vec());
+        let thread = std::thread::spawn(move || {
+            while !looking.stop.load(Relaxed) {
+                pids.iter().for_each(|&pid| looking.look(pid, port));
+                std::thread::sleep(RARE_LOOK);
+            }
+        });
+        Held { watched, thread: Some(thread) }
+    }
+
+    /// What was lost, was lost on connections of these workers.
+    #[track_caller]
+    pub fn assert_explains(&self, errors: &[Lost]) {
+        let unexplained: Vec<&Lost> = errors.iter().filter(|lost| !self.watched.explains(lost)).collect();
+        assert!(unexplained.is_empty(), "lost on connections of others: {unexplained:#?}");
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.watched.stop.store(true, Relaxed);
+        let ended = self.thread.take().is_none_or(|thread| thread.join().is_ok());
+        assert!(ended || std::thread::panicking(), "the one who looks panicked");
     }
 }
 
@@ -109,6 +146,11 @@ impl Drop for Victim {
 }
 
 impl Watched {
+    fn explains(&self, lost: &Lost) -> bool {
+        let held = self.held.lock().expect("no thread panics with the lock");
+        lost.client.is_some_and(|client| held.contains(&client))
+    }
+
     fn look(&self, pid: u32, port: u16) {
         let seen = process::accepted_clients(pid, port);
         self.held.lock().expect("no thread panics with the lock").extend(seen);
