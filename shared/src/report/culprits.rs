@@ -7,7 +7,8 @@ use super::{Culprit, Frame, Inside, Request, Stack, Task};
 
 /// Culprits that are named.
 const MAX: usize = 5;
-/// Tasks of the gateway's own housekeeping, which every loop polls now and then. They are named only when nobody else is.
+/// Tasks of the gateway's own housekeeping, which every loop polls now and then. Among a few samples they may be half, and
+/// mean nothing; one that really spins is nearly all of them.
 pub const HOUSEKEEPING: [&str; 9] = [
     "worker",
     "accept-main",
@@ -19,6 +20,8 @@ pub const HOUSEKEEPING: [&str; 9] = [
     "unused upstreams",
     "idle upstream connections",
 ];
+/// Of housekeeping so many times the samples count as much as one of others.
+const HOUSEKEEPING_HANDICAP: f64 = 4.0;
 /// The frames where the runtime ends and a task begins; the compiler may leave one of them out.
 const BOUNDARIES: [&str; 2] = ["lifecycle::task::poll_task", "<forkgate_worker::lifecycle::task::Watched"];
 /// Packages that do what others tell them to.
@@ -74,8 +77,8 @@ const RUNTIME: [&str; 4] =
 ///
 /// The samples that the runtime is in are charged to those who make it turn, by how often their tasks came to rest; so are
 /// those of a dependency that was on its way to a callback, to the callback. Without any stack, or when most of them have
-/// hardly a name, it is the task that was polled, or the ones that were polled most. The gateway's housekeeping is named only
-/// when there is nobody else.
+/// hardly a name, it is the task that was polled, or the ones that were polled most. The gateway's housekeeping ranks behind
+/// others: see [`HOUSEKEEPING`].
 pub fn culprits(inside: Option<&Inside>, in_flight: &[Request]) -> Vec<Culprit> {
     let Some(inside) = inside else { return Vec::new() };
     if is_mostly_unclear(inside) {
@@ -97,10 +100,9 @@ pub fn culprits(inside: Option<&Inside>, in_flight: &[Request]) -> Vec<Culprit> 
         let task = inside.tasks.iter().find(|task| Some(task.id) == blame.task);
         task.is_some_and(|task| HOUSEKEEPING.contains(&task.name.as_str()))
     };
-    if blames.iter().any(|blame| !is_housekeeping(blame)) {
-        blames.retain(|blame| !is_housekeeping(blame));
-    }
-    blames.sort_by(|one, other| other.weight.total_cmp(&one.weight));
+    let rank =
+        |blame: &Blame| blame.weight / if is_housekeeping(blame) { HOUSEKEEPING_HANDICAP } else { 1.0 };
+    blames.sort_by(|one, other| rank(other).total_cmp(&rank(one)));
     blames.truncate(MAX);
     let all = if samples > 0.0 { samples } else { rests };
     let culprit = |blame: Blame| Culprit {
