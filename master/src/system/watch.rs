@@ -20,7 +20,7 @@ const LATE: Ns = 2 * PERIOD;
 /// A watchdog thread looks four times a second; one that did not for so long has stopped.
 const SILENT_AFTER: Ns = 5_000_000_000;
 
-/// A worker whose watchdog thread runs.
+/// A worker that is ready and whose settings start a watchdog thread, whether it has looked yet or not.
 pub struct Watched<'a> {
     /// Which.
     pub id: ChildId,
@@ -95,7 +95,7 @@ impl Memory {
             Some(memory) if memory.looked_ns == looked_ns && !late && !worker.reporting => memory.since,
             _ => now,
         };
-        let claim = claim(worker, looked_ns, now.saturating_sub(since));
+        let claim = claim(worker, now.saturating_sub(since));
         if claim != before {
             events.push(Event::Claimed(worker.id, claim));
         }
@@ -105,10 +105,10 @@ impl Memory {
 
 /// What the worker claims, or what its silence says. Only a claim that has fired outlives the thread that made it; an
 /// older suspicion of a thread that has stopped says less than that it has stopped.
-fn claim(worker: &Watched<'_>, looked_ns: u64, silent_for: Ns) -> Option<Claim> {
+fn claim(worker: &Watched<'_>, silent_for: Ns) -> Option<Claim> {
     // Silence is nothing that a worker could say of itself.
     let own = worker.row.evidence.claim().filter(|claim| claim.verdict != Verdict::Silent);
-    if looked_ns == 0 || silent_for <= SILENT_AFTER || own.is_some_and(|claim| claim.stage == Stage::Fired) {
+    if silent_for <= SILENT_AFTER || own.is_some_and(|claim| claim.stage == Stage::Fired) {
         return own;
     }
     let stage = if silent_for > worker.stall_timeout { Stage::Fired } else { Stage::Suspect };
@@ -192,10 +192,16 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_never_looked_or_that_writes_a_report_is_not_silent() {
+    fn a_thread_that_never_looked_is_silent_as_one_that_stopped() {
         let mut scene = Scene::new();
         scene.row.evidence.looked_ns.store(0, Relaxed);
-        assert_eq!(scene.run(30 * SECOND, false), []);
+        let (suspect, fired) = (of(Verdict::Silent, Stage::Suspect), of(Verdict::Silent, Stage::Fired));
+        assert_eq!(scene.run(12 * SECOND, false), [(5500, suspect), (10_500, fired)]);
+        assert_eq!(scene.run(SECOND, true), [(250, None)]);
+    }
+
+    #[test]
+    fn a_thread_that_writes_a_report_is_not_silent() {
         let mut scene = Scene::new();
         scene.reporting = true;
         assert_eq!(scene.run(30 * SECOND, false), []);

@@ -69,7 +69,11 @@ pub(crate) fn start(settings: &Settings, wiring: Wiring) -> io::Result<()> {
         return Ok(());
     }
     let limits = Limits { stall_timeout: settings.stall_timeout, spin_window: settings.spin_window };
-    let run = move || Watchdog::new(limits, wiring).run();
+    let run = move || {
+        // First of all: whatever this thread gets stuck in from now on, it is known to be silent.
+        wiring.rows.0.row(wiring.rows.1).evidence.looked_ns.store(monotonic_ns(), Relaxed);
+        Watchdog::new(limits, wiring).run();
+    };
     std::thread::Builder::new().name("fg-watchdog".to_owned()).spawn(run).map(drop)
 }
 
