@@ -1,15 +1,15 @@
-//! Where the detector's samples come from: `/proc` of the loop's thread, the control group's `cpu.stat`, tokio's metrics,
+//! Where the detector's samples come from: `/proc` of the loop's thread, the control group's quota, tokio's metrics,
 //! the registry of tasks and this worker's row. Files are opened once and read again at their beginning.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use forkgate_shared::rows::{Row, Rows, monotonic_ns};
 use tokio::runtime::RuntimeMetrics;
 
+use super::quota::Quota;
 use super::window::Sample;
 use crate::lifecycle::task::Registry;
 
@@ -21,7 +21,7 @@ const MOVES_PER_UNIT: u64 = 100;
 const LOOP: usize = 0;
 
 /// Longest of the files; `stat` has at most 52 numbers.
-const LONGEST: usize = 2048;
+pub(super) const LONGEST: usize = 2048;
 
 /// See the module.
 pub(super) struct Inputs {
@@ -30,7 +30,7 @@ pub(super) struct Inputs {
     /// Of the watchdog's own thread.
     own_schedstat: Option<File>,
     own_delay_ns: u64,
-    cpu_stats: Vec<File>,
+    quota: Quota,
     metrics: RuntimeMetrics,
     registry: Arc<Registry>,
     rows: Arc<Rows>,
@@ -58,7 +58,7 @@ impl Inputs {
             stat: of_thread("stat"),
             own_schedstat: File::open("/proc/thread-self/schedstat").ok(),
             own_delay_ns: 0,
-            cpu_stats: open_cpu_stats(),
+            quota: Quota::open(monotonic_ns()),
             metrics,
             registry,
             rows,
@@ -78,12 +78,7 @@ impl Inputs {
         let (cpu_ns, delay_ns) =
             self.schedstat.as_ref().and_then(|file| schedstat(read(file, &mut buffer)?)).unwrap_or_default();
         let state = self.stat.as_ref().and_then(|file| state(read(file, &mut buffer)?)).unwrap_or('?');
-        let throttled = self
-            .cpu_stats
-            .iter()
-            .filter_map(|file| throttled_us(read(file, &mut buffer)?))
-            .max()
-            .unwrap_or(0);
+        let throttled_ns = self.quota.throttled_ns(monotonic_ns());
         let now_ns = monotonic_ns();
         Sample {
             now_ns,
@@ -97,7 +92,7 @@ impl Inputs {
             polls: self.registry.polls(),
             poll_since_ns: self.registry.current().since_ns,
             beat_ns: row.heartbeat_ns.load(Relaxed),
-            throttled_ns: throttled.saturating_mul(1000),
+            throttled_ns,
             in_flight: row.in_flight.load(Relaxed),
             over_memory: self.over_memory.load(Relaxed),
         }
@@ -116,7 +111,7 @@ fn units(row: &Row, registry: &Registry) -> u64 {
     registry.work() + row.counters.small_work(registry.bytes_received()) + registry.moves() / MOVES_PER_UNIT
 }
 
-fn read<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a str> {
+pub(super) fn read<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a str> {
     let length = file.read_at(buffer, 0).ok()?;
     std::str::from_utf8(buffer.get(..length)?).ok()
 }
@@ -132,23 +127,6 @@ fn state(text: &str) -> Option<char> {
     text.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
-fn throttled_us(text: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix("throttled_usec ")?.trim().parse().ok())
-}
-
-/// `cpu.stat` knows the quota of the group itself, `cpu.stat.local` (newer kernels) also those above it.
-fn open_cpu_stats() -> Vec<File> {
-    let Ok(text) = std::fs::read_to_string("/proc/self/cgroup") else { return Vec::new() };
-    let Some(group) = own_group(&text) else { return Vec::new() };
-    ["cpu.stat", "cpu.stat.local"].iter().filter_map(|name| File::open(group.join(name)).ok()).collect()
-}
-
-/// The directory of the process's group in the unified hierarchy.
-fn own_group(text: &str) -> Option<PathBuf> {
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(PathBuf::from("/sys/fs/cgroup").join(path))
-}
-
 #[cfg(test)]
 mod tests {
     use forkgate_shared::rows::BYTES_PER_UNIT;
@@ -161,11 +139,6 @@ mod tests {
         assert_eq!(schedstat("123"), None);
         assert_eq!(state("7 (a) D (x) R 1 2"), Some('R'));
         assert_eq!(state("7 a"), None);
-        assert_eq!(throttled_us("usage_usec 5\nnr_throttled 2\nthrottled_usec 99\n"), Some(99));
-        assert_eq!(throttled_us("usage_usec 5\n"), None);
-        let path = own_group("3:cpu:/x\n0::/user.slice/a b\n");
-        assert_eq!(path, Some(PathBuf::from("/sys/fs/cgroup/user.slice/a b")));
-        assert_eq!(own_group("3:cpu:/x\n"), None);
     }
 
     #[test]

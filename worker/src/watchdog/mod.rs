@@ -14,6 +14,7 @@ mod inside;
 mod memory;
 mod modules;
 mod names;
+mod quota;
 mod spin;
 mod stack;
 mod stall;
