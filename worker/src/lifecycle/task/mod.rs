@@ -35,9 +35,10 @@ pub fn install(registry: Arc<Registry>) {
     });
 }
 
-/// The number of the task that is polled right now; 0 = none that is known.
+/// The number of the task that is polled right now; 0 = none that is known. Called from a signal's handler too, at any
+/// moment: also when the thread ends and its own memory is gone.
 pub fn current() -> u64 {
-    LOCAL.with(|local| local.get().map_or(0, |local| local.registry().current().task))
+    LOCAL.try_with(|local| local.get().map_or(0, |local| local.registry().current().task)).unwrap_or(0)
 }
 
 /// Some units of work were done: a message handled, an event of an upstream read, a job of the background finished. What
@@ -132,6 +133,8 @@ fn poll_task<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Ou
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
     use super::*;
 
     #[test]
@@ -147,6 +150,27 @@ mod tests {
         // A thread of its own: the registry is the thread's.
         std::thread::spawn(run).join().expect("no panic");
         assert_eq!((registry.current().task, registry.alive()), (0, 0), "nothing is polled any more");
+    }
+
+    #[test]
+    fn a_thread_that_ends_has_no_task_and_no_panic() {
+        static ASKED: AtomicU64 = AtomicU64::new(u64::MAX);
+        struct Late;
+        impl Drop for Late {
+            fn drop(&mut self) {
+                ASKED.store(current(), Relaxed);
+            }
+        }
+        thread_local! {
+            static LATE: Late = const { Late };
+        }
+        // What a thread used first goes last.
+        let run = || {
+            LATE.with(|_| ());
+            install(Arc::new(Registry::new()));
+        };
+        std::thread::spawn(run).join().expect("no panic");
+        assert_eq!(ASKED.load(Relaxed), 0);
     }
 
     async fn check(registry: Arc<Registry>) {
