@@ -3,6 +3,8 @@
 //! The master's part is made at once, so that it shows what led to the verdict. The worker has [`BUDGET`] for its part; without
 //! it the report is written as it is. Everything that comes from the worker, its row included, is untrusted.
 
+mod bounds;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -99,8 +101,11 @@ pub fn read_inside(fd: Option<OwnedFd>) -> Inside {
         Ok(bytes) => return gap(format!("the worker's own report has {bytes} bytes: too many")),
         Err(error) => return gap(format!("the worker's own report cannot be read: {error}")),
     }
-    match Bytes::open(&fd).map(|bytes| serde_json::from_slice(bytes.as_ref())) {
-        Ok(Ok(inside)) => inside,
+    match Bytes::open(&fd).map(|bytes| serde_json::from_slice::<Inside>(bytes.as_ref())) {
+        Ok(Ok(mut inside)) => {
+            bounds::cut(&mut inside);
+            inside
+        }
         Ok(Err(error)) => gap(format!("the worker's own report is not understood: {error}")),
         Err(error) => gap(format!("the worker's own report cannot be read: {error}")),
     }
@@ -312,6 +317,9 @@ pub mod tests {
         let inside = Inside { tasks_total: 9, ..Inside::default() };
         let good = serde_json::to_vec(&inside).expect("json");
         assert_eq!(read_inside(sealed(&good)), inside);
+        let endless = Inside { log: vec![String::new(); 10_000], ..Inside::default() };
+        let taken = read_inside(sealed(&serde_json::to_vec(&endless).expect("json")));
+        assert!(taken.log.len() < 1000 && taken.gaps.len() == 1, "{} lines", taken.log.len());
         let open = memfd::fixed_size("test", good.len() as u64).expect("memfd");
         nix::unistd::write(&open, &good).expect("write");
         let pipe = std::io::pipe().expect("pipe").0;
