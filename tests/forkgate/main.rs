@@ -31,6 +31,20 @@ use std::process::ExitCode;
 
 use forkgate_tests::runner::{self, Test};
 
+/// Tests in which everybody waits, but for a few requests per second.
+const WAITING: &[&str] = &[
+    "watchdog_finds_a_blocked_poll",
+    "watchdog_finds_an_uninterruptible_poll",
+    "watchdog_reports_deaths_from_the_row",
+    "watchdog_that_is_dead_costs_its_worker_the_life",
+    "worker_that_accepts_nobody_is_replaced_without_a_kill",
+    "watchdog_bears_a_master_that_was_stopped",
+    "watchdog_bears_a_gateway_that_was_suspended",
+    "watchdog_leaves_a_stopped_worker_alone",
+    "watchdog_leaves_a_worker_under_a_debugger_alone",
+    "watchdog_bears_steps_of_the_wall_clock",
+];
+
 fn main() -> ExitCode {
     let all: Vec<Test> = [
         harness::TESTS,
@@ -61,5 +75,5 @@ fn main() -> ExitCode {
         systemd::TESTS,
     ]
     .concat();
-    runner::main(&all)
+    runner::main(&all, WAITING)
 }

@@ -1,5 +1,5 @@
-//! Runs the tests: one after another, each in a process of its own with a deadline; what a test leaves behind is ended
-//! and counts as its failure.
+//! Runs the tests: one after another, those that only wait a few at a time; each in a process of its own with a deadline.
+//! What a test leaves behind is ended and counts as its failure.
 //!
 //! `forkgate [--list] [NAME …]`: only tests whose name contains one of the words. The last line is
 //! `N passed, N failed, N skipped`. A failed test keeps its directory, with FORKGATE_KEEP=1 every test does.
@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::skip::{self, Verdict};
@@ -30,6 +30,8 @@ const SHOWN_LINES: usize = 120;
 const SKIPPED: i32 = 77;
 /// How long what a test started may take to end after the test has.
 const GRACE: Duration = Duration::from_secs(2);
+/// How many of the tests that only wait run at the same time: together they leave both cores idle for most of the time.
+const AT_ONCE: usize = 5;
 /// The longer form's deadlines are this many times as long.
 const SOAK_FACTOR: u32 = 12;
 
@@ -50,8 +52,9 @@ pub fn current_test() -> String {
     std::env::args().nth(2).unwrap_or_else(|| "none".to_owned())
 }
 
-/// The entry point of the test binary.
-pub fn main(tests: &[Test]) -> ExitCode {
+/// The entry point of the test binary. Those that are named in `waiting` use hardly any CPU: a few run at the same time,
+/// before the others.
+pub fn main(tests: &[Test], waiting: &[&str]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, name] = arguments.as_slice()
         && flag == "--run-one"
@@ -65,7 +68,9 @@ pub fn main(tests: &[Test]) -> ExitCode {
     let words: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let chosen =
         |test: &&Test| words.is_empty() || words.iter().any(|word| test.name.contains(word.as_str()));
-    run_all(&tests.iter().filter(chosen).copied().collect::<Vec<_>>())
+    let (waiting, alone): (Vec<Test>, Vec<Test>) =
+        tests.iter().filter(chosen).partition(|test| waiting.contains(&test.name));
+    run_all(waiting.chunks(AT_ONCE).chain(alone.chunks(1)))
 }
 
 /// In the test's own process.
@@ -80,20 +85,18 @@ fn run_one(test: &Test) -> ExitCode {
     }
 }
 
-fn run_all(tests: &[Test]) -> ExitCode {
+fn run_all<'a>(batches: impl Iterator<Item = &'a [Test]>) -> ExitCode {
     process::adopt_orphans();
     let pinned = skip::pinned();
     let (mut passed, mut failed, mut skipped) = (0, Vec::new(), 0);
-    for test in tests {
-        let started = Instant::now();
+    for (test, seconds, outcome) in batches.flat_map(at_once) {
         let directory = paths::of_test(test.name);
-        let outcome = match in_own_process(test, &directory) {
+        let outcome = match outcome {
             Outcome::Skipped(reason) if skip::in_ci() && pinned.contains_key(test.name) => {
                 Outcome::Failed(format!("skipped, but CI must run it: {reason}"))
             }
             outcome => outcome,
         };
-        let seconds = started.elapsed().as_secs_f64();
         match outcome {
             Outcome::Passed => {
                 passed += 1;
@@ -126,9 +129,59 @@ fn keeping() -> bool {
     std::env::var_os("FORKGATE_KEEP").is_some()
 }
 
-fn in_own_process(test: &Test, directory: &Path) -> Outcome {
-    let _ = std::fs::remove_dir_all(directory);
-    std::fs::create_dir_all(directory).expect("the target directory is writable");
+/// Runs these at the same time; each with its seconds. It cannot be known whose it is what some of them left behind.
+fn at_once(batch: &[Test]) -> Vec<(Test, f64, Outcome)> {
+    let ended: Vec<Ended> = std::thread::scope(|scope| {
+        let running: Vec<_> = batch.iter().map(|test| scope.spawn(|| in_own_process(test))).collect();
+        running.into_iter().map(|thread| thread.join().expect("the runner does not panic")).collect()
+    });
+    if ended.iter().all(|test| test.status.is_some()) {
+        wait::within(GRACE, || process::descendants(std::process::id()).is_empty().then_some(()));
+    }
+    let left = process::clear_descendants();
+    // One that has failed is the likelier one to have left something.
+    let none_failed = ended.iter().all(Ended::is_well);
+    let outcome = |test: &Test, ended: Ended| match ended.status {
+        None => Outcome::Failed(format!("not done within {} s", limit(test).as_secs())),
+        Some(status) if status.code() == Some(SKIPPED) => {
+            Outcome::Skipped(skip_reason(&paths::of_test(test.name)))
+        }
+        Some(status) if !status.success() => Outcome::Failed(format!("{status}")),
+        Some(_) if none_failed && !left.is_empty() => {
+            Outcome::Failed(format!("processes left behind: {}", left.join(", ")))
+        }
+        Some(_) => {
+            if !keeping() {
+                paths::remove_short(ended.pid);
+            }
+            Outcome::Passed
+        }
+    };
+    batch.iter().zip(ended).map(|(test, ended)| (*test, ended.seconds, outcome(test, ended))).collect()
+}
+
+/// The process of a test, when it has ended.
+struct Ended {
+    pid: u32,
+    /// None when it had to be ended.
+    status: Option<ExitStatus>,
+    seconds: f64,
+}
+
+impl Ended {
+    fn is_well(&self) -> bool {
+        self.status.is_some_and(|status| status.success() || status.code() == Some(SKIPPED))
+    }
+}
+
+fn limit(test: &Test) -> Duration {
+    if paths::soaking() { test.limit * SOAK_FACTOR } else { test.limit }
+}
+
+fn in_own_process(test: &Test) -> Ended {
+    let (directory, started) = (paths::of_test(test.name), Instant::now());
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).expect("the target directory is writable");
     let log = File::create(directory.join("log")).expect("the target directory is writable");
     let mut child = Command::new(std::env::current_exe().expect("the runner has a path"))
         .args(["--run-one", test.name])
@@ -138,29 +191,12 @@ fn in_own_process(test: &Test, directory: &Path) -> Outcome {
         .stderr(log)
         .spawn()
         .expect("the runner can start itself");
-    let limit = if paths::soaking() { test.limit * SOAK_FACTOR } else { test.limit };
-    let status = wait::within(limit, || child.try_wait().expect("the child is ours"));
+    let status = wait::within(limit(test), || child.try_wait().expect("the child is ours"));
     if status.is_none() {
         let _ = child.kill();
         let _ = child.wait();
     }
-    let pid = child.id();
-    if status.is_some() {
-        wait::within(GRACE, || process::descendants(std::process::id()).is_empty().then_some(()));
-    }
-    let left = process::clear_descendants();
-    match status {
-        None => Outcome::Failed(format!("not done within {} s", limit.as_secs())),
-        Some(status) if status.code() == Some(SKIPPED) => Outcome::Skipped(skip_reason(directory)),
-        Some(status) if !status.success() => Outcome::Failed(format!("{status}")),
-        Some(_) if !left.is_empty() => Outcome::Failed(format!("processes left behind: {}", left.join(", "))),
-        Some(_) => {
-            if !keeping() {
-                paths::remove_short(pid);
-            }
-            Outcome::Passed
-        }
-    }
+    Ended { pid: child.id(), status, seconds: started.elapsed().as_secs_f64() }
 }
 
 fn log_text(directory: &Path) -> String {
