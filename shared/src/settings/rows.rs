@@ -180,7 +180,7 @@ const WATCHDOG: &[Setting] = &[
         Span(SECOND.saturating_mul(3)..=HOUR, |d, t| d.settings.spin_window = t),
         |s| show_duration(s.spin_window),
         "How long the event loop may be busy for half of the time and get less than 20 units of work done per busy \
-         second (a unit is a message, or 64 KiB moved; probes and keep-alives do not count). Honest work costs less \
+         second (a unit is a message, 64 KiB moved, or a hundred reads and writes; a probe is a tenth). Honest work costs less \
          than a thousandth of that.",
     ),
     Setting::new(
