@@ -76,7 +76,13 @@ pub struct WorkerStatus {
 }
 
 impl Status {
-    /// Reads the table. Values are facts of slightly different moments: no lock is taken.
+    /// Reads the table in a moment in which no row is being folded; none when the master stands still in the middle of that.
+    pub fn read_whole(rows: &Rows) -> Option<Status> {
+        rows.read_whole(|| Status::read(rows))
+    }
+
+    /// Reads the table; for the master, which folds rows itself. Values are facts of slightly different moments: no lock is
+    /// taken.
     pub fn read(rows: &Rows) -> Status {
         let base = rows.base();
         let now = monotonic_ns();

@@ -280,22 +280,25 @@ impl Rows {
         (0..self.capacity).map(|index| self.row(index))
     }
 
-    /// Adds a dead child's counters to the base and frees its row. Master only.
+    /// Adds a dead child's counters to the base and frees its row. Master only. Added first and zeroed then: what is read
+    /// meanwhile is too much, never too little.
     pub fn fold(&self, index: usize) {
         let (row, folds) = (self.row(index), &self.base().folds);
         let count = folds.load(Relaxed);
         folds.store(count | 1, Relaxed);
         fence(Ordering::Release);
         for (total, cell) in self.base().counters.cells().zip(row.counters.cells()) {
-            total.fetch_add(cell.swap(0, Relaxed), Relaxed);
+            total.fetch_add(cell.load(Relaxed), Relaxed);
         }
+        fence(Ordering::Release);
         self.clear(index);
         folds.store((count | 1).wrapping_add(1), Ordering::Release);
     }
 
     /// Reads something that sums over base and rows, at a moment in which no row is being folded: the sum is whole, and
-    /// never smaller than one read before. A master that died while it folded is waited for only briefly.
-    pub fn read_whole<R>(&self, read: impl Fn() -> R) -> R {
+    /// never smaller than one read before. None when there is no such moment for too long: a master that was stopped or died
+    /// while it folded is waited for only briefly.
+    pub fn read_whole<R>(&self, read: impl Fn() -> R) -> Option<R> {
         const TRIES: usize = 1000;
         let folds = &self.base().folds;
         for _ in 0..TRIES {
@@ -307,10 +310,10 @@ impl Rows {
             let result = read();
             fence(Ordering::Acquire);
             if folds.load(Relaxed) == before {
-                return result;
+                return Some(result);
             }
         }
-        read()
+        None
     }
 
     /// Frees a row for the next child. Master only.
@@ -340,22 +343,23 @@ impl Rows {
     }
 
     /// All totals over the base and the rows, of one moment; see [`Rows::read_whole`].
-    pub fn totals(&self) -> Box<Counters> {
+    pub fn totals(&self) -> Option<Box<Counters>> {
         self.read_whole(|| {
             let totals = Box::<Counters>::default();
-            totals.add_all(&self.base().counters);
             self.iter().for_each(|row| totals.add_all(&row.counters));
+            fence(Ordering::Acquire);
+            totals.add_all(&self.base().counters);
             totals
         })
     }
 
-    /// A total over the base and all rows of one counter, picked by `counter`; see [`Rows::read_whole`].
+    /// A total over the base and all rows of one counter, picked by `counter`. Too much while a row is being folded: to be
+    /// called by the master, or within [`Rows::read_whole`].
     pub fn total(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
-        self.read_whole(|| {
-            self.iter()
-                .map(|row| counter(&row.counters))
-                .fold(counter(&self.base().counters), u64::wrapping_add)
-        })
+        // The rows before the base: what is zero here was added there before.
+        let of_rows = self.iter().map(|row| counter(&row.counters)).fold(0, u64::wrapping_add);
+        fence(Ordering::Acquire);
+        of_rows.wrapping_add(counter(&self.base().counters))
     }
 }
 
@@ -387,7 +391,7 @@ mod tests {
         assert_eq!((rows.total(requests), rows.total(timeouts)), (5, 1));
         rows.fold(3);
         assert_eq!((rows.total(requests), rows.total(timeouts)), (5, 1));
-        assert_eq!((requests(&rows.totals()), timeouts(&rows.totals())), (5, 1));
+        assert_eq!(rows.totals().map(|totals| (requests(&totals), timeouts(&totals))), Some((5, 1)));
         assert_eq!(rows.row(3).counters.requests.load(Relaxed), 0);
     }
 
@@ -406,12 +410,45 @@ mod tests {
             });
             let mut last = 0;
             while !over.load(Relaxed) {
-                let now = reader.total(|counters| counters.bytes_in.load(Relaxed));
-                assert!(now >= last, "{now} after {last}");
-                last = now;
+                let now = || reader.total(|counters| counters.bytes_in.load(Relaxed));
+                if let Some(now) = reader.read_whole(now) {
+                    assert!(now >= last, "{now} after {last}");
+                    last = now;
+                }
             }
         });
         assert_eq!(reader.total(|counters| counters.bytes_in.load(Relaxed)), 60_000);
+    }
+
+    #[test]
+    fn a_sum_that_is_read_while_rows_are_folded_is_never_too_small() {
+        let (rows, fd) = Rows::create(8).expect("create");
+        let reader = Rows::open(&fd).expect("open");
+        let (done, over) = (AtomicU64::new(0), std::sync::atomic::AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0..2000 {
+                    Counters::add(&rows.row(turn % 8).counters.bytes_in, 3);
+                    done.fetch_add(3, Ordering::Release);
+                    rows.fold(turn % 8);
+                }
+                over.store(true, Relaxed);
+            });
+            while !over.load(Relaxed) {
+                let least = done.load(Ordering::Acquire);
+                let now = reader.total(|counters| counters.bytes_in.load(Relaxed));
+                assert!(now >= least, "{now} of {least}");
+            }
+        });
+    }
+
+    #[test]
+    fn nothing_is_said_while_a_master_stands_still_in_the_middle_of_a_fold() {
+        let (rows, _fd) = Rows::create(1).expect("create");
+        rows.base().folds.store(7, Relaxed);
+        assert!(rows.totals().is_none() && rows.read_whole(|| 5).is_none());
+        rows.fold(0);
+        assert!(rows.totals().is_some() && rows.read_whole(|| 5) == Some(5));
     }
 
     #[test]

@@ -13,18 +13,18 @@ use forkgate_shared::rows::Rows;
 
 use self::page::Page;
 
-/// Renders everything. `names` gives the names of the upstreams by their counters' index.
+/// Renders everything; nothing when the totals cannot be read whole. `names` gives the names of the upstreams by their counters' index.
 pub(super) fn render<'a>(
     rows: &Rows,
     names: impl Iterator<Item = (usize, &'a str)>,
-) -> prometheus::Result<Vec<u8>> {
-    let totals = rows.totals();
+) -> Option<prometheus::Result<Vec<u8>>> {
+    let totals = rows.totals()?;
     let mut page = Page::default();
     traffic::render(&mut page, &totals);
     upstreams::render(&mut page, rows, &totals, names);
     workers::render(&mut page, rows);
     supervision::render(&mut page, rows.base());
-    page.text()
+    Some(page.text())
 }
 
 #[cfg(test)]
@@ -40,7 +40,7 @@ mod tests {
 
     fn page(rows: &Rows) -> String {
         let names = [(0, "demo"), (UPSTREAMS + 5, "late")];
-        String::from_utf8(render(rows, names.into_iter()).expect("rendered")).expect("text")
+        String::from_utf8(render(rows, names.into_iter()).expect("whole").expect("rendered")).expect("text")
     }
 
     #[test]
