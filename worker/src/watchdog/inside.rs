@@ -4,7 +4,8 @@
 //! file) it does on a thread of its own, which is left behind when its time is over. What is not found out is named in
 //! `gaps`.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use crate::lifecycle::task::{Registry, TaskFacts};
 const MAX_BYTES: usize = 1 << 20;
 /// Tasks that are listed.
 const MAX_TASKS: usize = 200;
+/// Tasks that are looked at before the time is looked at.
+const TASKS_AT_ONCE: usize = 4096;
 /// How long one sample is waited for.
 const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
 /// Samples of a loop that stands, and the time over which they are spread: they show that it stands.
@@ -166,7 +169,7 @@ fn folded(samples: Vec<Sample>) -> Vec<(u32, Sample)> {
             None => stacks.push((sample.addresses, vec![sample.task])),
         }
     }
-    stacks.sort_by_key(|(_, tasks)| std::cmp::Reverse(tasks.len()));
+    stacks.sort_by_key(|(_, tasks)| Reverse(tasks.len()));
     let stack = |(addresses, tasks): (Vec<usize>, Vec<u64>)| {
         let times = |task: u64| tasks.iter().filter(|other| **other == task).count();
         let task = tasks.iter().copied().max_by_key(|task| times(*task)).unwrap_or(0);
@@ -179,7 +182,7 @@ fn folded(samples: Vec<Sample>) -> Vec<(u32, Sample)> {
 fn by_weight(stacks: &[(u32, Sample)], rests: &[(u32, Sample)]) -> Vec<Vec<usize>> {
     let sorted = |stacks: &[(u32, Sample)]| {
         let mut stacks = stacks.to_vec();
-        stacks.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+        stacks.sort_by_key(|(count, _)| Reverse(*count));
         stacks
     };
     let (in_tasks, of_runtime): (Vec<_>, Vec<_>) =
@@ -212,7 +215,7 @@ fn merged(stacks: Vec<(u32, Sample)>, known: &HashMap<usize, Vec<Frame>>) -> Vec
             None => merged.push(stack),
         }
     }
-    merged.sort_by_key(|stack| std::cmp::Reverse(stack.count));
+    merged.sort_by_key(|stack| Reverse(stack.count));
     merged
 }
 
@@ -233,29 +236,53 @@ fn list_tasks<'a>(
 ) {
     let now = monotonic_ns();
     let before: HashMap<u64, u64> = before.iter().map(|task| (task.id, task.polls)).collect();
-    let mut first: Vec<u64> = vec![inside.current_task];
+    let mut first = HashSet::from([inside.current_task]);
     first.extend(samples.map(|sample| sample.task));
     first.extend(context.rows.row(context.row).in_flight_ring.iter().map(|entry| entry.task.load(Relaxed)));
-    let mut tasks: Vec<Task> = context
-        .registry
-        .snapshot()
-        .into_iter()
-        .map(|task| Task {
-            id: task.id,
-            name: task.name.to_owned(),
-            place: format!("{}:{}", task.place.file(), task.place.line()),
-            age_s: seconds(now, task.spawned_ns),
-            polls: task.polls,
-            recent_polls: task.polls.saturating_sub(before.get(&task.id).copied().unwrap_or(0)),
-            last_poll_s: (task.last_poll_ns != 0).then(|| seconds(now, task.last_poll_ns)),
-            last_progress_s: (task.progress_ns != 0).then(|| seconds(now, task.progress_ns)),
-        })
-        .collect();
+    let tasks = context.registry.snapshot();
     inside.tasks_total = tasks.len() as u64;
-    tasks.sort_by_key(|task| (!first.contains(&task.id), std::cmp::Reverse((task.recent_polls, task.id))));
-    tasks.truncate(MAX_TASKS);
-    tasks.sort_by_key(|task| std::cmp::Reverse((task.recent_polls, task.id)));
-    inside.tasks = tasks;
+    let (chosen, seen) = choose(&tasks, &before, &first, context.deadline);
+    if seen < tasks.len() {
+        inside.gaps.push(format!("tasks: time for {seen} of {}", tasks.len()));
+    }
+    let task = |(recent_polls, task): (u64, &TaskFacts)| Task {
+        id: task.id,
+        name: task.name.to_owned(),
+        place: format!("{}:{}", task.place.file(), task.place.line()),
+        age_s: seconds(now, task.spawned_ns),
+        polls: task.polls,
+        recent_polls,
+        last_poll_s: (task.last_poll_ns != 0).then(|| seconds(now, task.last_poll_ns)),
+        last_progress_s: (task.progress_ns != 0).then(|| seconds(now, task.progress_ns)),
+    };
+    inside.tasks = chosen.into_iter().map(task).collect();
+}
+
+/// At most [`MAX_TASKS`] tasks with their recent polls, those in `first` in any case, by recent polls; and how many were
+/// looked at. There may be a quarter of a million.
+fn choose<'t>(
+    tasks: &'t [TaskFacts],
+    before: &HashMap<u64, u64>,
+    first: &HashSet<u64>,
+    deadline: Instant,
+) -> (Vec<(u64, &'t TaskFacts)>, usize) {
+    let mut keyed = Vec::new();
+    for some in tasks.chunks(TASKS_AT_ONCE) {
+        keyed.extend(some.iter().map(|task| {
+            let recent = task.polls.saturating_sub(before.get(&task.id).copied().unwrap_or(0));
+            (!first.contains(&task.id), Reverse((recent, task.id)), task)
+        }));
+        if Instant::now() >= deadline {
+            break;
+        }
+    }
+    let seen = keyed.len();
+    if seen > MAX_TASKS {
+        keyed.select_nth_unstable_by_key(MAX_TASKS, |(rank, polls, _)| (*rank, *polls));
+        keyed.truncate(MAX_TASKS);
+    }
+    keyed.sort_unstable_by_key(|(_, polls, _)| *polls);
+    (keyed.into_iter().map(|(_, Reverse((recent, _)), task)| (recent, task)).collect(), seen)
 }
 
 fn seconds(now_ns: u64, then_ns: u64) -> f64 {

@@ -279,3 +279,29 @@ fn a_report_that_is_too_large_loses_its_rarest_stacks_first() {
     assert_eq!((inside.stacks.len(), inside.log.len()), (10, 1));
     assert_eq!(inside.gaps, ["stacks: the rarest were left out"]);
 }
+
+#[test]
+fn of_many_tasks_those_that_matter_are_listed_and_the_deadline_holds() {
+    let task = |id: u64| TaskFacts {
+        id,
+        name: "test",
+        place: std::panic::Location::caller(),
+        spawned_ns: 0,
+        polls: id * 2,
+        last_poll_ns: 0,
+        progress_ns: 0,
+    };
+    let many: Vec<TaskFacts> = (1..=100_000).map(task).collect();
+    // The recent polls of a task are its number; of one they are none.
+    let before: HashMap<u64, u64> = many.iter().map(|task| (task.id, task.id)).chain([(99_999, 0)]).collect();
+    let first = HashSet::from([7, 0, 12]);
+    let (chosen, seen) = choose(&many, &before, &first, Instant::now() + Duration::from_secs(600));
+    let ids: Vec<u64> = chosen.iter().map(|(_, task)| task.id).collect();
+    assert_eq!((ids.len(), seen), (MAX_TASKS, many.len()));
+    assert_eq!((&ids[..3], &ids[198..]), (&[99_999, 100_000, 99_998][..], &[12, 7][..]));
+    assert_eq!(chosen[1].0, 100_000);
+    let (chosen, seen) = choose(&many, &before, &first, Instant::now());
+    assert_eq!((chosen.len(), seen), (MAX_TASKS, TASKS_AT_ONCE), "its time was over");
+    let (chosen, seen) = choose(&many[..5], &before, &first, Instant::now());
+    assert_eq!((chosen.len(), seen), (5, 5));
+}
