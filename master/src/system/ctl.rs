@@ -22,6 +22,8 @@ use crate::supervisor::Ns;
 const MAX_CLIENTS: usize = 16;
 /// Longest request. The longest answer is a crash report: little more than a megabyte.
 const MAX_REQUEST: usize = 64 * 1024;
+/// An answer that is larger is given to one client at a time.
+const LARGE: usize = 64 * 1024;
 /// From connect to the end of the answer.
 const TIMEOUT: Ns = 5 * 1_000_000_000;
 /// After an accept that failed for want of descriptors or memory: the client still waits in the queue, and a poller that
@@ -199,6 +201,11 @@ impl Ctl {
         }
     }
 
+    /// True while a client has yet to take most of a large answer: no other one is made meanwhile. It has seconds for it.
+    pub fn owes_much(&self) -> bool {
+        self.clients.values().any(|client| client.answer.len() > LARGE)
+    }
+
     /// Closes clients that are over their time.
     pub fn expire(&mut self, now: Ns) {
         self.clients.retain(|_, client| client.deadline > now);
@@ -286,6 +293,33 @@ mod tests {
         assert_eq!(&answer, b"answer\n");
         drop(ctl);
         assert!(!at.exists());
+    }
+
+    #[test]
+    fn a_large_answer_is_owed_until_it_was_taken_or_its_time_is_over() {
+        let dir = tempfile::tempdir().expect("dir");
+        let at = path(None, dir.path());
+        let mut ctl = Ctl::listen(&at).expect("listen");
+        let ask = |ctl: &mut Ctl| {
+            let mut client = UnixStream::connect(&at).expect("connect");
+            client.write_all(b"why\n").expect("write");
+            let id = ctl.accept(0).expect("accept").expect("a client");
+            assert_eq!(ctl.turn(id, |_| vec![b'x'; 4 << 20]), Turn::Write, "more than a socket holds");
+            (client, id)
+        };
+        assert!(!ctl.owes_much());
+        let (mut client, id) = ask(&mut ctl);
+        assert!(ctl.owes_much());
+        let mut bytes = vec![0; 64 * 1024];
+        while ctl.turn(id, |_| panic!("once")) != Turn::Over {
+            assert!(client.read(&mut bytes).expect("read") > 0);
+        }
+        assert!(!ctl.owes_much());
+        let (_client, _) = ask(&mut ctl);
+        ctl.expire(TIMEOUT - 1);
+        assert!(ctl.owes_much());
+        ctl.expire(TIMEOUT);
+        assert!(!ctl.owes_much());
     }
 
     #[test]

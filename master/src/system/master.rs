@@ -162,10 +162,13 @@ impl Master {
 
     fn serve_ctl(&mut self, id: u64) {
         let answer = self.answer();
-        let crash_dir = &self.crash_dir;
+        let (crash_dir, busy) = (&self.crash_dir, self.ctl.owes_much());
         let refusal = |error| serde_json::to_vec(&Refusal { error }).unwrap_or_default();
         let turn = self.ctl.turn(id, |request| match serde_json::from_slice(request) {
             Ok(Request::Status) => serde_json::to_vec(&answer).unwrap_or_default(),
+            Ok(Request::Why { .. }) if busy => {
+                refusal("another report is just being sent: ask again in a few seconds".to_owned())
+            }
             Ok(Request::Why { slot }) => match crash_dir.why(slot) {
                 Ok((path, report)) => serde_json::to_vec(&Why { path, report }).unwrap_or_default(),
                 Err(error @ WhyError::None(_)) => {
