@@ -82,6 +82,11 @@ impl Watch {
 }
 
 impl Memory {
+    /// One that was silent before its report was asked for is not excused by it.
+    fn is_silent(&self) -> bool {
+        self.claim.is_some_and(|claim| claim.verdict == Verdict::Silent)
+    }
+
     fn next(
         known: Option<Memory>,
         worker: &Watched<'_>,
@@ -92,7 +97,11 @@ impl Memory {
         let looked_ns = worker.row.evidence.looked_ns.load(Relaxed);
         let before = known.as_ref().and_then(|memory| memory.claim);
         let since = match known {
-            Some(memory) if memory.looked_ns == looked_ns && !late && !worker.reporting => memory.since,
+            Some(memory)
+                if memory.looked_ns == looked_ns && !late && (!worker.reporting || memory.is_silent()) =>
+            {
+                memory.since
+            }
             _ => now,
         };
         let claim = claim(worker, now.saturating_sub(since));
@@ -198,6 +207,15 @@ mod tests {
         let (suspect, fired) = (of(Verdict::Silent, Stage::Suspect), of(Verdict::Silent, Stage::Fired));
         assert_eq!(scene.run(12 * SECOND, false), [(5500, suspect), (10_500, fired)]);
         assert_eq!(scene.run(SECOND, true), [(250, None)]);
+    }
+
+    #[test]
+    fn one_that_is_silent_is_not_excused_by_the_report_that_is_asked_of_it() {
+        let mut scene = Scene::new();
+        scene.run(11 * SECOND, false);
+        scene.reporting = true;
+        assert_eq!(scene.run(6 * SECOND, false), []);
+        assert_eq!(scene.watch.workers[&ID].claim, of(Verdict::Silent, Stage::Fired));
     }
 
     #[test]

@@ -20,6 +20,8 @@ const ON_CPU: u64 = 50;
 /// Percent of a part that a loop which does not get a CPU must want one. A loop that spins wants it always; an honest
 /// one rests between its requests, however slowly they run on a crowded machine.
 const RUNNABLE: u64 = 90;
+/// So often such a loop may have gone to sleep and woken in a part: one that spins always has something to poll, and never does.
+const SLEEPS: u64 = 1;
 
 /// Percent of the window that tokio must count as busy: less is a storm of wakes from outside. A loop of `yield_now`, the
 /// one that tokio counts least of, has about 50.
@@ -60,5 +62,6 @@ fn spins(window: &Window, span_ns: u64) -> Option<Span> {
 }
 
 fn is_restless(span: &Span) -> bool {
-    span.cpu_ns >= span.part(ON_CPU) || span.runnable_ns() >= span.part(RUNNABLE)
+    let is_crowded_out = span.runnable_ns() >= span.part(RUNNABLE) && span.turns <= 2 * SLEEPS;
+    span.cpu_ns >= span.part(ON_CPU) || is_crowded_out
 }
