@@ -119,7 +119,7 @@ fn json_line() -> Verdict {
     let line: Value = serde_json::from_str(&text).expect("the line is JSON");
     let mut keys: Vec<&String> = line.as_object().expect("an object").keys().collect();
     keys.sort_unstable();
-    assert_eq!(keys, ["admin_url", "mcp_url", "pid", "token"]);
+    assert_eq!(keys, ["admin_url", "ctl_socket", "mcp_url", "pid", "token"]);
     assert_eq!(line["pid"], demo.child.id());
     let mcp_url = line["mcp_url"].as_str().expect("text");
     if defaults {

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(25);
 /// The same for many workers, whose descriptors take their time to read.
 const RARE_LOOK: Duration = Duration::from_millis(250);
 /// Before each request to the worker, the first included: it comes when the fault has begun.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(300);
 
 #[derive(Deserialize)]
 struct Planted {
