@@ -188,8 +188,9 @@ fn once(case: &Case, setup: Setup, limits: Limits) {
     assert!(found <= limit + waited, "{} was found after {found:?}, {waited:?} of it waiting", case.fault);
     assert_report(case, &gateway, &file);
     let answered = victim.answered().len();
-    // More do not come to it: it steps aside after the first third of the window, and then says goodbye.
-    assert!(case.class != Class::Spin || answered >= 2, "{answered} requests were answered while it span");
+    // It steps aside after the first third of the window, and then says goodbye; the test of the mode that only observes has
+    // traffic through the whole window.
+    assert!(case.class != Class::Spin || answered >= 1, "no request was answered while it span");
     wait::until_true("the worker to be gone", END_LIMIT, || !process::alive(victim.pid));
     let gone = ordered.elapsed();
     let status = gateway.wait_settled();
