@@ -60,17 +60,15 @@ fn observe() -> Verdict {
     Ok(())
 }
 
-/// Nobody sends its clients elsewhere here: the verdict is true although requests came in, and were answered, in each
-/// third of the time.
+/// Nobody sends its clients elsewhere here: the verdict is true although requests came in, and were answered, up to the
+/// end of the window. A loop that spins may keep one waiting for a while.
 fn assert_answered_throughout(victim: &Victim, found: SystemTime) {
     let whole = found.duration_since(victim.began).expect("it was found after it had begun");
     let answered = victim.answered();
     let since = answered.iter().filter_map(|at| at.duration_since(victim.began).ok());
-    let mut thirds = [0; 3];
-    since
-        .filter(|at| *at < whole)
-        .for_each(|at| thirds[(3 * at.as_nanos() / whole.as_nanos()) as usize] += 1);
-    assert!(thirds.iter().all(|&count| count > 0), "answers in each third: {thirds:?} of {whole:?}");
+    let times: Vec<_> = since.filter(|at| *at < whole).collect();
+    let late = times.iter().filter(|at| **at > whole * 2 / 3).count();
+    assert!(times.len() >= 2 && late >= 1, "answered after {times:?} of {whole:?}");
 }
 
 fn off() -> Verdict {
