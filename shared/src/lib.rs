@@ -7,6 +7,7 @@ pub mod control;
 pub mod descriptors;
 pub mod log;
 pub mod memfd;
+pub mod proc;
 pub mod report;
 pub mod rows;
 pub mod sealed;

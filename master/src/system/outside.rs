@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use forkgate_shared::proc::is_far_over;
 use forkgate_shared::rows::{Row, SPIN_FLOOR};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -109,10 +110,7 @@ pub fn judge(verdict: Verdict, first: &Look, second: &Look, extra: &Extra) -> Co
         // Which of them it is, is the worker's to say: what it does may change while it lasts.
         Verdict::StallBlocked | Verdict::StallCpu | Verdict::StallUninterruptible => heart_stands,
         Verdict::Silent => second.looked_ns == first.looked_ns,
-        Verdict::Memory => match (extra.private_bytes, extra.max_rss) {
-            (Some(bytes), Some(limit)) => bytes > limit.saturating_add(limit / 4),
-            _ => false,
-        },
+        Verdict::Memory => extra.private_bytes.is_some_and(|bytes| is_far_over(bytes, extra.max_rss)),
     };
     if so { Confirmation::Yes } else { Confirmation::No }
 }

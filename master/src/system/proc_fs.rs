@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use crate::supervisor::Ns;
+use forkgate_shared::proc::{self, RunTimes};
 
 /// Longest file that is read, in bytes; `smaps_rollup` and `status` have less than two thousand.
 const MAX_FILE: u64 = 16 * 1024;
@@ -24,15 +24,6 @@ pub struct Stat {
     pub threads: u32,
 }
 
-/// How long a thread ran and how long it waited to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RunTimes {
-    /// On a CPU.
-    pub cpu: Ns,
-    /// Ready to run, without a CPU.
-    pub delay: Ns,
-}
-
 /// Reads a file of a child's directory, cut after [`MAX_FILE`] bytes.
 pub fn read(pid: i32, file: &str) -> io::Result<String> {
     let mut bytes = Vec::new();
@@ -48,7 +39,7 @@ pub fn main_thread(pid: i32) -> Option<Stat> {
 /// How long a child's main thread ran so far. A kernel without `schedstat` knows only the time on a CPU, in ticks.
 pub fn main_thread_times(pid: i32) -> Option<RunTimes> {
     if let Ok(text) = read(pid, &format!("task/{pid}/schedstat")) {
-        return schedstat(&text);
+        return proc::schedstat(&text);
     }
     let ticks_per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
     let tick = 1_000_000_000 / u64::try_from(ticks_per_second).ok()?.max(1);
@@ -76,7 +67,7 @@ pub fn is_dumping_core(pid: i32) -> bool {
 
 /// A child's private memory in bytes. Not for a child that is stuck in the kernel: this file waits for its memory map.
 pub fn private_bytes(pid: i32) -> Option<u64> {
-    private(&read(pid, "smaps_rollup").ok()?)
+    proc::private_bytes(&read(pid, "smaps_rollup").ok()?)
 }
 
 fn path(pid: i32, file: &str) -> PathBuf {
@@ -95,24 +86,8 @@ fn stat(text: &str) -> Option<Stat> {
     })
 }
 
-fn schedstat(text: &str) -> Option<RunTimes> {
-    let mut fields = text.split_ascii_whitespace().map(|field| field.parse().ok());
-    Some(RunTimes { cpu: fields.next()??, delay: fields.next()?? })
-}
-
 fn core_dumping(status: &str) -> bool {
     status.lines().filter_map(|line| line.strip_prefix("CoreDumping:")).any(|value| value.trim() == "1")
-}
-
-/// The sum of `Private_Clean`, `Private_Dirty` and `Private_Hugetlb`.
-fn private(smaps_rollup: &str) -> Option<u64> {
-    let kib = |line: &str| -> Option<u64> {
-        let (name, value) = line.split_once(':')?;
-        let wanted = matches!(name, "Private_Clean" | "Private_Dirty" | "Private_Hugetlb");
-        wanted.then(|| value.trim().strip_suffix("kB")?.trim().parse().ok()).flatten()
-    };
-    let values: Vec<u64> = smaps_rollup.lines().filter_map(kib).collect();
-    (!values.is_empty()).then(|| values.into_iter().fold(0, u64::saturating_add).saturating_mul(1024))
 }
 
 #[cfg(test)]
@@ -134,31 +109,11 @@ mod tests {
     }
 
     #[test]
-    fn times_are_the_first_two_numbers() {
-        assert_eq!(schedstat("12 34 5\n"), Some(RunTimes { cpu: 12, delay: 34 }));
-        for broken in ["", "12", "12 x 5", "-1 2 3"] {
-            assert_eq!(schedstat(broken), None, "{broken}");
-        }
-    }
-
-    #[test]
     fn a_core_is_written_only_when_the_line_says_so() {
         assert!(core_dumping("Name:\tx\nCoreDumping:\t1\nThreads:\t2\n"));
         for other in ["", "CoreDumping:\t0\n", "Name:\tCoreDumping: 1\n"] {
             assert!(!core_dumping(other), "{other}");
         }
-    }
-
-    #[test]
-    fn private_pages_are_summed_whatever_they_say() {
-        let text = "55d0-7ffd ---p 00000000 00:00 0 [rollup]\nShared_Clean: 5000 kB\nPrivate_Clean: 12 kB\n\
-                    Private_Dirty:     1000 kB\nPrivate_Hugetlb:      4 kB\n";
-        assert_eq!(private(text), Some(1016 * 1024));
-        assert_eq!(
-            private(&format!("Private_Clean: {0} kB\nPrivate_Dirty: {0} kB\n", u64::MAX)),
-            Some(u64::MAX)
-        );
-        assert_eq!(private("Rss: 1 kB\nPrivate_Clean: x kB\n"), None);
     }
 
     #[test]

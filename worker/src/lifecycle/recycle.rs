@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use forkgate_shared::control::RecycleReason;
+use forkgate_shared::proc::is_far_over;
 use forkgate_shared::rows::monotonic_ns;
 use forkgate_shared::settings::Settings;
 
@@ -54,7 +55,7 @@ async fn watch_memory(gateway: Shared) {
         match tokio::task::spawn_blocking(memory::private_bytes).await {
             Ok(Ok(bytes)) => {
                 gateway.row().private_bytes.store(bytes, Relaxed);
-                let far_over = memory::is_far_over(bytes, gateway.settings.max_rss);
+                let far_over = is_far_over(bytes, gateway.settings.max_rss);
                 gateway.lifecycle.over_memory.store(far_over, Relaxed);
                 if over.sample(bytes, gateway.settings.max_rss) {
                     gateway.control.want_recycle(RecycleReason::Memory);

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use forkgate_shared::proc::{RunTimes, schedstat};
 use forkgate_shared::rows::{Row, Rows, monotonic_ns};
 use tokio::runtime::RuntimeMetrics;
 
@@ -39,8 +40,8 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Opens what there is to read of the thread `loop_tid`, and of the thread that calls this and will look. What cannot be opened is not looked at: without `schedstat`
-    /// nothing is ever a spin or a runaway poll.
+    /// Opens what there is to read of the thread `loop_tid`, and of the thread that calls this and will look. What cannot be
+    /// opened is not looked at: without `schedstat` nothing is ever a spin or a runaway poll.
     pub(super) fn open(
         loop_tid: i32,
         metrics: RuntimeMetrics,
@@ -75,7 +76,7 @@ impl Inputs {
         // The counters that a stall freezes before the time: what moves in between makes the loop look alive.
         let turns = self.metrics.worker_park_unpark_count(LOOP);
         let busy_ns = super::window::ns(self.metrics.worker_total_busy_duration(LOOP));
-        let (cpu_ns, delay_ns) =
+        let RunTimes { cpu: cpu_ns, delay: delay_ns } =
             self.schedstat.as_ref().and_then(|file| schedstat(read(file, &mut buffer)?)).unwrap_or_default();
         let state = self.stat.as_ref().and_then(|file| state(read(file, &mut buffer)?)).unwrap_or('?');
         let throttled_ns = self.quota.throttled_ns(monotonic_ns());
@@ -101,7 +102,7 @@ impl Inputs {
     /// How long the watchdog's own thread has waited for a CPU since the last look.
     fn waited(&mut self, buffer: &mut [u8]) -> u64 {
         let own = self.own_schedstat.as_ref().and_then(|file| schedstat(read(file, buffer)?));
-        let delay_ns = own.map_or(0, |(_, delay_ns)| delay_ns);
+        let delay_ns = own.unwrap_or_default().delay;
         delay_ns.saturating_sub(std::mem::replace(&mut self.own_delay_ns, delay_ns))
     }
 }
@@ -114,12 +115,6 @@ fn units(row: &Row, registry: &Registry) -> u64 {
 pub(super) fn read<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a str> {
     let length = file.read_at(buffer, 0).ok()?;
     std::str::from_utf8(buffer.get(..length)?).ok()
-}
-
-/// Nanoseconds on a CPU and of waiting for one.
-fn schedstat(text: &str) -> Option<(u64, u64)> {
-    let mut numbers = text.split_ascii_whitespace().map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// The state in `stat`, behind a name in parentheses that may hold anything.
@@ -135,8 +130,6 @@ mod tests {
 
     #[test]
     fn what_the_files_say() {
-        assert_eq!(schedstat("123 45 6\n"), Some((123, 45)));
-        assert_eq!(schedstat("123"), None);
         assert_eq!(state("7 (a) D (x) R 1 2"), Some('R'));
         assert_eq!(state("7 a"), None);
     }
