@@ -22,6 +22,7 @@ use super::signals::Signals;
 use super::spawn::Executable;
 use super::versions::{Version, Versions};
 use super::watch::Watch;
+use super::zombies::Zombies;
 use super::{DemoOptions, facts};
 use crate::supervisor::{ChildId, Event, Ns, Role, Supervisor};
 
@@ -48,8 +49,9 @@ pub struct Master {
     pub(super) stored_separator: Option<String>,
     pub(super) sources: Sources,
     pub(super) children: BTreeMap<ChildId, Child>,
-    /// Children that are reaped and whose end the supervisor does not know yet.
+    /// Children that have ended and whose end the supervisor does not know yet.
     pub(super) deaths: BTreeMap<ChildId, Death>,
+    pub(super) zombies: Zombies,
     pub(super) watch: Watch,
     pub(super) looks: Looks,
     pub(super) reports: Reports,
@@ -89,7 +91,12 @@ impl Master {
                 return Ok(code);
             }
             let now = monotonic_ns();
-            let deadlines = [self.supervisor.next_deadline(now), self.ctl.next_deadline(), self.next_look()];
+            let deadlines = [
+                self.supervisor.next_deadline(now),
+                self.ctl.next_deadline(),
+                self.zombies.next_deadline(),
+                self.next_look(),
+            ];
             let next = deadlines.into_iter().flatten().min();
             for source in self.poller.wait(next.map(|at| at.saturating_sub(now)))? {
                 self.serve(source);
@@ -98,6 +105,9 @@ impl Master {
             self.ctl.expire(now);
             if self.ctl.has_rested(now) {
                 self.poller.add(self.ctl.as_fd(), Source::Ctl)?;
+            }
+            if self.zombies.reap(now) {
+                self.reap_strangers();
             }
             self.look(now);
             self.events.push_back(Event::Tick);
@@ -241,11 +251,11 @@ impl Master {
         }
     }
 
-    /// A child ended: takes its last words, then reaps it.
+    /// A child ended: takes its last words; it is reaped later.
     fn ended(&mut self, id: ChildId) {
         self.hear(id, MESSAGES_PER_TURN);
         let Some(child) = self.children.get(&id) else { return };
-        let ending = match child.pidfd.reap() {
+        let ending = match child.pidfd.ending() {
             Ok(Some(ending)) => ending,
             Ok(None) => return,
             Err(error) => {
@@ -265,16 +275,22 @@ impl Master {
         };
         let reported = self.watch_no_more(id);
         self.deaths.insert(id, Death { ending, subject, reported });
-        self.children.remove(&id);
+        if let Some(child) = self.children.remove(&id) {
+            self.zombies.keep(child.pid, child.pidfd, monotonic_ns());
+        }
         self.events.push_back(Event::Exited { child: id, clean: ending == Ending::Code(0) });
         self.reap_strangers();
+    }
+
+    fn is_ours(&self, pid: i32) -> bool {
+        self.zombies.has(pid) || self.children.values().any(|child| child.pid == pid)
     }
 
     /// As pid 1 or subreaper the master gets children that it did not start; their ends mean nothing.
     fn reap_strangers(&mut self) {
         for _ in 0..UNKNOWN_PER_TURN {
             match peek_any() {
-                Ok(Some(pid)) if !self.children.values().any(|child| child.pid == pid) => {
+                Ok(Some(pid)) if !self.is_ours(pid) => {
                     tracing::debug!(pid, "reaped a child of somebody else");
                     let _ = reap_unknown(pid);
                 }

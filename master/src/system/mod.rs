@@ -24,6 +24,7 @@ mod steering;
 mod versions;
 mod watch;
 mod watchdog;
+mod zombies;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -46,6 +47,7 @@ use report::Reports;
 use state_dir::{StateDir, StateDirError};
 use versions::{Version, Versions};
 use watch::Watch;
+use zombies::Zombies;
 
 /// The session table's name within the state directory.
 const SESSIONS_FILE: &str = "sessions.table";
@@ -157,6 +159,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         sources: options.sources,
         children: BTreeMap::new(),
         deaths: BTreeMap::new(),
+        zombies: Zombies::default(),
         watch: Watch::new(started),
         looks: Looks::default(),
         reports: Reports::default(),

@@ -50,6 +50,13 @@ impl PidFd {
         wait(libc::P_PIDFD, fd, libc::WEXITED).map(|_| ())
     }
 
+    /// How the child ended, if it has; leaves it to be reaped.
+    pub fn ending(&self) -> io::Result<Option<Ending>> {
+        let fd = self.0.as_raw_fd() as libc::id_t;
+        let found = wait(libc::P_PIDFD, fd, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)?;
+        Ok(found.map(|(_, ending)| ending))
+    }
+
     /// Reaps the child if it has ended.
     pub fn reap(&self) -> io::Result<Option<Ending>> {
         let fd = self.0.as_raw_fd() as libc::id_t;
