@@ -130,7 +130,7 @@ impl Supervisor {
         }
     }
 
-    /// A child is reaped, or was never started.
+    /// A child has ended, or was never started.
     pub(super) fn gone(&mut self, id: ChildId, clean: bool, now: Ns) {
         let Some(child) = self.children.remove(&id) else { return };
         if let Phase::Draining { since, .. } = child.phase

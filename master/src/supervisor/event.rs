@@ -95,7 +95,7 @@ pub enum Event {
     WantRecycle(ChildId, RecycleReason),
     /// A worker that was told to leave has closed its copy of the listener.
     ListenerClosed(ChildId),
-    /// The process is gone and reaped.
+    /// The process is gone.
     Exited {
         /// Which.
         child: ChildId,

@@ -1,7 +1,7 @@
 //! The supervisor's decisions: events in, actions out; no clock, no system call, no thread.
 //!
 //! A **slot** is one listening socket. A **child** is one process; a worker belongs to a slot and owns one row of shared
-//! memory until it is reaped. A slot names its primary and, while it is being replaced, its standby; workers that drain
+//! memory until it has ended. A slot names its primary and, while it is being replaced, its standby; workers that drain
 //! belong to no slot any more.
 //!
 //! | state | is | leaves by | timer |
@@ -20,8 +20,8 @@
 //!
 //! Invariants, each a property of [`schedules`] over random schedules:
 //! I1 a slot's socket is open from before its first spawn until it has retired. I2 a voluntary step never takes the last
-//! worker that accepts from a slot that stays. I3 at most one voluntary replacement starts at a time. I4 every child is
-//! reaped once, and its row is given on only after that. I5 no action of ours takes the number of ready workers below
+//! worker that accepts from a slot that stays. I3 at most one voluntary replacement starts at a time. I4 every child
+//! ends once, and its row is given on only after that. I5 no action of ours takes the number of ready workers below
 //! the quorum. I6 a child is killed at most once, and only when its timeout has passed, or for a verdict that was confirmed
 //! and reported; guarded verdicts keep their interval. I7 after TERM the end comes within the graceful timeout.
 

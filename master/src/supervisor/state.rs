@@ -82,7 +82,7 @@ pub(super) enum Step {
     /// Confirmed; carried out as soon as the guards allow it.
     Condemned { since: Ns },
     /// Its report is being written; then it is killed.
-    Reporting { deadline: Ns },
+    Reporting { since: Ns, deadline: Ns },
     /// Reported, and left alone: the watchdog only watches.
     Observed,
 }

@@ -165,10 +165,15 @@ impl Supervisor {
 
     /// The report is there, or given up.
     pub(super) fn reported(&mut self, id: ChildId, now: Ns) {
+        let Some(child) = self.children.get(&id).filter(|child| child.may_be_suspected()) else { return };
+        let Some(Suspicion { verdict, step: Step::Reporting { since, .. }, .. }) = child.suspicion else {
+            return;
+        };
+        // A slot that was going away when the report began, and stays after all, needs its standby first.
+        let held = self.guard(id, child, since, now) == Some(Guard::NoStandby);
         let Some(child) = self.children.get_mut(&id) else { return };
-        let Some(suspicion) = child.suspicion.as_ref() else { return };
-        let verdict = suspicion.verdict;
-        if !matches!(suspicion.step, Step::Reporting { .. }) || !child.may_be_suspected() {
+        if let Some(suspicion) = child.suspicion.as_mut().filter(|_| held) {
+            suspicion.step = Step::Condemned { since };
             return;
         }
         child.suspicion = None;
@@ -257,7 +262,7 @@ impl Supervisor {
                     self.out.push(Action::Confirm(id, verdict));
                 }
                 Step::Condemned { since } => self.execute(id, since, now),
-                Step::Reporting { deadline } if deadline <= now => self.reported(id, now),
+                Step::Reporting { deadline, .. } if deadline <= now => self.reported(id, now),
                 _ => {}
             }
         }
@@ -285,7 +290,7 @@ impl Supervisor {
         if reports >= REPORTS_AT_ONCE {
             return;
         }
-        suspicion.step = Step::Reporting { deadline: now + REPORT_TIMEOUT };
+        suspicion.step = Step::Reporting { since, deadline: now + REPORT_TIMEOUT };
         if verdict.is_guarded() {
             self.last_guarded_kill = Some(now);
         }
@@ -330,7 +335,7 @@ impl Supervisor {
         let steps = self.children.values().filter_map(|child| child.suspicion.as_ref());
         let steps = steps.flat_map(|suspicion| match suspicion.step {
             Step::Doubted { again_at } => [Some(again_at), None],
-            Step::Reporting { deadline } => [Some(deadline), None],
+            Step::Reporting { deadline, .. } => [Some(deadline), None],
             Step::Condemned { since } => {
                 [Some(since + self.plan.boot_timeout), Some(since + MAJORITY_WINDOW)]
             }

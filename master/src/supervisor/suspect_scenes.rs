@@ -384,3 +384,21 @@ fn a_spin_that_nobody_can_replace_is_reported_all_the_same() {
     let reports = |action: &Action| matches!(action, Action::Report { enforced: false, .. });
     assert_eq!((count(&world, reports), aborted(&world, spinner)), (1, false));
 }
+
+#[test]
+fn a_worker_whose_slot_stays_after_all_is_not_killed_before_its_standby_serves() {
+    let mut world = serving(2);
+    let stuck = worker(&world, 1);
+    world.reports_hang = true;
+    world.event(Event::Order(Order::FewerWorkers));
+    fire(&mut world, stuck, Verdict::StallBlocked);
+    assert!(!aborted(&world, stuck), "its report is being written");
+    world.event(Event::Order(Order::MoreWorkers));
+    world.advance(8 * SECOND);
+    assert!(!aborted(&world, stuck), "nobody serves its slot yet");
+    world.reports_hang = false;
+    world.boot_all();
+    world.advance(KILL_INTERVAL);
+    assert!(aborted(&world, stuck));
+    assert_no_breach(&world);
+}
