@@ -16,6 +16,7 @@ mod orphans;
 mod recycles;
 mod registry;
 mod reload;
+mod reload_ctl;
 mod rows;
 mod sessions;
 mod settings;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         sessions::TESTS,
         registry::TESTS,
         reload::TESTS,
+        reload_ctl::TESTS,
         lossless::TESTS,
         crash::TESTS,
         orphans::TESTS,

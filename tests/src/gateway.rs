@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -243,6 +243,11 @@ impl Gateway {
         )
     }
 
+    /// Runs `forkgate ctl …` against it.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        self.setup.command().arg("ctl").args(arguments).output().expect("the binary starts")
+    }
+
     /// Signals the master.
     pub fn signal(&self, signal: Signal) {
         assert!(process::signal(self.pid(), signal), "the master is gone:\n{}", read_tail(&self.log));
@@ -250,12 +255,17 @@ impl Gateway {
 
     /// Rewrites the env file with these changes and sends HUP; does not wait.
     pub fn reload_with(&mut self, changes: &[(&str, &str)]) {
+        self.rewrite(changes);
+        self.signal(Signal::SIGHUP);
+    }
+
+    /// Rewrites the env file with these changes, and leaves it at that.
+    pub fn rewrite(&mut self, changes: &[(&str, &str)]) {
         for (name, value) in changes {
             self.setup = self.setup.clone().set(name, *value);
         }
         std::fs::write(self.setup.env_file(), self.setup.env_text())
             .expect("the test's directory is writable");
-        self.signal(Signal::SIGHUP);
     }
 
     /// Sends HUP and waits until only workers of the new settings are left.

@@ -48,6 +48,7 @@ Run it:
   forkgate serve                      MCP clients connect to http://127.0.0.1:4444/mcp
   forkgate token create --sub me --admin
   forkgate ctl status                 workers, requests, recycles
+  forkgate ctl reload                 put changed settings into force; says how that went
   forkgate ctl why 0                  why the last worker of slot 0 was killed or died
 
 Steer it (signals to the master):
@@ -166,6 +167,14 @@ Examples:
 
 The master is found by its state directory, so the settings must name the same one.";
 
+const RELOAD_EXAMPLES: &str = "\
+Examples:
+  forkgate ctl reload && echo the new settings rule
+  forkgate ctl reload --json | jq -r .error
+
+Does what HUP does, and waits for its end: exit code 0 when all workers have the new settings, 1 with the reason when the
+old ones stay in force. When a reload is under way, the next one begins after it.";
+
 const WHY_EXAMPLES: &str = "\
 Examples:
   forkgate ctl why 0                  the last worker of slot 0 that was killed or died
@@ -228,6 +237,18 @@ enum CtlCommand {
         #[command(flatten)]
         sources: SourceArgs,
     },
+    /// Put the settings into force as they are in the files now, and say how that went
+    #[command(after_help = RELOAD_EXAMPLES)]
+    Reload {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The master's control socket, when it is not where the settings say
+        #[arg(long, value_name = "PATH")]
+        socket: Option<std::path::PathBuf>,
+        #[command(flatten)]
+        sources: SourceArgs,
+    },
     /// Tell why the last worker of a slot was killed or died
     #[command(after_help = WHY_EXAMPLES)]
     Why {
@@ -269,6 +290,9 @@ pub fn run() -> ExitCode {
         }
         Command::Ctl(CtlCommand::Status { json, socket, sources }) => {
             with_state_dir(sources, |directory| ctl::status(json, &ctl::sockets(socket, directory)))
+        }
+        Command::Ctl(CtlCommand::Reload { json, socket, sources }) => {
+            with_state_dir(sources, |directory| ctl::reload(json, &ctl::sockets(socket, directory)))
         }
         Command::Ctl(CtlCommand::Why { slot, json, socket, sources }) => {
             with_state_dir(sources, |directory| ctl::why(slot, json, &ctl::sockets(socket, directory)))

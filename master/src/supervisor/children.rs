@@ -2,7 +2,9 @@
 
 use super::Supervisor;
 use super::backoff::HEALTHY_AFTER;
-use super::event::{Action, ChildId, ChildSignal, Fact, Kill, Ns, RecycleReason, Role, SECOND, SlotId};
+use super::event::{
+    Action, ChildId, ChildSignal, Fact, Kill, Ns, RecycleReason, Reloaded, Role, SECOND, SlotId,
+};
 use super::state::{Child, Life, Phase, Reload, Slot, Token, Wish};
 
 /// How long migrations may take: rebuilding an index over millions of rows takes minutes, a lock held by a forgotten
@@ -170,7 +172,7 @@ impl Supervisor {
                 } else {
                     self.log(Fact::MigrateFailed);
                     self.out.push(Action::DiscardSettings(self.version));
-                    self.out.push(Action::AnnounceReloaded);
+                    self.out.push(Action::AnnounceReloaded(Reloaded::MigrateFailed));
                 }
             }
             other => {

@@ -228,14 +228,27 @@ pub enum Action {
     AnnounceReady,
     /// A reload begins.
     AnnounceReloading,
-    /// A reload ended, one way or the other.
-    AnnounceReloaded,
+    /// A reload ended.
+    AnnounceReloaded(Reloaded),
     /// The end begins.
     AnnounceStopping,
     /// A fact for the log.
     Log(Fact),
     /// Nothing is left; leave with this code.
     Exit(u8),
+}
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// The new settings are in force.
+    Done,
+    /// They are not valid.
+    Refused,
+    /// The database could not be brought up to date with them.
+    MigrateFailed,
+    /// A worker of this slot did not start with them.
+    WorkerFailed(SlotId),
 }
 
 /// What the log says about a decision.

@@ -48,7 +48,7 @@ use std::collections::BTreeMap;
 use backoff::Dice;
 pub use event::{
     Action, ChildId, ChildSignal, Claim, Confirmation, Event, Fact, Guard, Kill, Ns, Order, Plan,
-    RecycleReason, Role, SlotId, Stage, Verdict,
+    RecycleReason, Reloaded, Role, SlotId, Stage, Verdict,
 };
 #[cfg(test)]
 pub use event::{MILLISECOND, SECOND, Watchdog};

@@ -6,7 +6,7 @@
 
 use super::Supervisor;
 use super::children::MIGRATE_TIMEOUT;
-use super::event::{Action, ChildId, Fact, Ns, Plan, RecycleReason, Role, SlotId, Watchdog};
+use super::event::{Action, ChildId, Fact, Ns, Plan, RecycleReason, Reloaded, Role, SlotId, Watchdog};
 use super::state::{Life, Reload, Slot};
 
 impl Supervisor {
@@ -106,7 +106,7 @@ impl Supervisor {
     pub(super) fn settings_refused(&mut self) {
         if matches!(self.reload, Reload::Loading) {
             self.reload = Reload::Idle;
-            self.out.push(Action::AnnounceReloaded);
+            self.out.push(Action::AnnounceReloaded(Reloaded::Refused));
         }
     }
 
@@ -128,7 +128,7 @@ impl Supervisor {
             self.reload = Reload::Idle;
             self.log(Fact::ReloadFailed(slot));
             self.out.push(Action::DiscardSettings(self.version));
-            self.out.push(Action::AnnounceReloaded);
+            self.out.push(Action::AnnounceReloaded(Reloaded::WorkerFailed(slot)));
         }
     }
 
@@ -144,7 +144,7 @@ impl Supervisor {
             self.version = version;
             self.out.push(Action::CommitSettings);
             self.log(Fact::ReloadDone(version));
-            self.out.push(Action::AnnounceReloaded);
+            self.out.push(Action::AnnounceReloaded(Reloaded::Done));
             self.adopt(plan, now);
         }
         if self.reload_queued && matches!(self.reload, Reload::Idle) {

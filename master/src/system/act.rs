@@ -6,13 +6,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use forkgate_shared::control::{ControlError, ToChild};
 use forkgate_shared::rows::RowState;
-use forkgate_shared::settings::Settings;
 
 use super::child::{self, Common};
 use super::master::{Master, name};
 use super::poller::Source;
-use super::versions::Version;
-use super::{facts, plan, steering};
+use super::{facts, steering};
 use crate::supervisor::{Action, ChildId, ChildSignal, Event, Role, SlotId};
 
 impl Master {
@@ -35,14 +33,7 @@ impl Master {
             Action::QueryQueue(slot) => self.query_queue(slot),
             Action::QueryListener(id) => self.query_listener(id),
             Action::LoadSettings => self.load_settings(),
-            Action::ProposeSettings(number) => {
-                if let Some(loaded) = self.loaded.take() {
-                    if self.stored_separator.as_ref() != Some(&loaded.settings.tool_name_separator) {
-                        self.stored_separator = None;
-                    }
-                    self.versions.propose(Version { number, ..loaded });
-                }
-            }
+            Action::ProposeSettings(number) => self.propose_settings(number),
             Action::RollSettings(number) => {
                 base.settings_generation.store(number, Relaxed);
                 self.show_catalog_generation();
@@ -55,7 +46,6 @@ impl Master {
             }
             Action::DiscardSettings(number) => {
                 base.settings_generation.store(number, Relaxed);
-                self.refused.get_or_insert("the new settings did not work, see the log".to_owned());
                 self.versions.discard();
                 self.show_catalog_generation();
             }
@@ -71,11 +61,16 @@ impl Master {
             Action::CountSpared(verdict) => drop(base.spared[verdict.index()].fetch_add(1, Relaxed)),
             Action::CountReady(took) => base.time_to_ready.observe(took),
             Action::CountDrained(took) => base.drain_time.observe(took),
-            Action::AnnounceReady | Action::AnnounceReloaded => self.notifier.ready(),
-            Action::AnnounceReloading => self.notifier.reloading(),
-            Action::AnnounceStopping => self.notifier.stopping(),
+            Action::AnnounceReady => self.notifier.ready(),
+            Action::AnnounceReloading => self.reload_begins(),
+            Action::AnnounceReloaded(how) => self.reload_ends(how),
+            Action::AnnounceStopping => {
+                self.notifier.stopping();
+                self.disappoint_operators();
+            }
             Action::Log(fact) => {
                 facts::log(&fact, |id| self.children.get(&id).map_or(0, |child| child.pid));
+                self.tell_of_reload(&fact);
             }
             Action::Exit(code) => self.exit = Some(code),
         }
@@ -189,48 +184,6 @@ impl Master {
         }
     }
 
-    fn load_settings(&mut self) {
-        self.refused = None;
-        let event = match self.read_settings() {
-            Ok(event) => event,
-            Err(why) => {
-                for line in why.lines() {
-                    tracing::error!("reload refused: {line}");
-                }
-                let more = why.lines().count().saturating_sub(1);
-                let first = why.lines().next().unwrap_or_default();
-                let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
-                self.refused = Some(format!("{first}{more}"));
-                Event::SettingsRefused
-            }
-        };
-        self.events.push_back(event);
-    }
-
-    /// Reads and compares. What only a restart can change stays as it is.
-    fn read_settings(&mut self) -> Result<Event, String> {
-        let running = &self.versions.current().settings;
-        let loaded =
-            Settings::load_over(running, self.sources.clone()).map_err(|errors| errors.to_string())?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        let settings = loaded.settings.clone().with_fixed_of(running);
-        let changes = Settings::reload_changes(running, &loaded.settings, &settings);
-        for change in &changes {
-            tracing::info!("reload: {change}");
-        }
-        if changes.is_empty() {
-            tracing::info!("reload: no setting differs; the workers are replaced all the same");
-        }
-        let names_differ = self.stored_separator.as_ref() != Some(&settings.tool_name_separator);
-        let migrate = names_differ || settings.database != running.database;
-        let plan = plan(&settings);
-        self.loaded =
-            Some(Version::new(0, settings).map_err(|error| format!("cannot seal the settings: {error}"))?);
-        Ok(Event::SettingsAccepted { plan, migrate })
-    }
-
     /// Keeps a newer catalog and passes it on to every worker of that database.
     pub(super) fn publish(&mut self, id: ChildId, generation: u64, memfd: Option<OwnedFd>) {
         let Some(child) = self.children.get(&id) else { return };
@@ -275,7 +228,7 @@ impl Master {
         }
     }
 
-    fn show_catalog_generation(&self) {
+    pub(super) fn show_catalog_generation(&self) {
         let catalog = self.versions.catalog(self.versions.newest().number);
         self.rows.base().catalog_generation.store(catalog.map_or(0, |catalog| catalog.generation), Relaxed);
     }

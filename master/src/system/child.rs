@@ -26,6 +26,8 @@ pub struct Child {
     pub control: Option<ControlSocket>,
     /// What it is for.
     pub role: Role,
+    /// Version of its settings.
+    pub version: u64,
     /// The database of its settings: whose catalogs it sends and gets.
     pub database: PathBuf,
     /// The newest catalog did not fit into its socket and is to be sent when there is room.
@@ -117,6 +119,7 @@ pub fn start(
         pidfd,
         control: Some(ours),
         role,
+        version: version.number,
         database: version.settings.database.clone(),
         behind: false,
         ready: false,

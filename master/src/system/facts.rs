@@ -136,9 +136,9 @@ fn log_verdict(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
     }
 }
 
-/// One sentence, such as `2/2 ready, settings generation 3, recycling slot 1: max_requests`. `refused` says why the last
-/// reload was not done.
-pub fn sentence(summary: &Summary, generation: u64, refused: Option<&str>) -> String {
+/// One sentence, such as `2/2 ready, settings generation 3, recycling slot 1: max_requests`. `failure` says what became of
+/// the last reload when that was not done.
+pub fn sentence(summary: &Summary, generation: u64, failure: Option<&str>) -> String {
     let mut text = format!("{}/{} ready, settings generation {generation}", summary.ready, summary.target);
     if summary.state != "serving" {
         text = format!("{}: {text}", summary.state);
@@ -153,8 +153,8 @@ pub fn sentence(summary: &Summary, generation: u64, refused: Option<&str>) -> St
     if let Some((slot, verdict)) = &summary.suspect {
         text += &format!(", slot {} suspected: {}", slot.0, verdict.as_str());
     }
-    if let Some(why) = refused {
-        text += &format!(", reload refused: {why}");
+    if let Some(failure) = failure {
+        text += &format!(", {failure}");
     }
     text
 }
@@ -175,7 +175,7 @@ mod tests {
         let suspect = Some((SlotId(0), Verdict::Spin));
         let busy = Summary { replacing, retiring, suspect, state: "reloading", ..calm };
         assert_eq!(
-            sentence(&busy, 3, Some("X")),
+            sentence(&busy, 3, Some("reload refused: X")),
             "reloading: 2/2 ready, settings generation 3, recycling slot 1: max_requests, retiring slot 2, \
              slot 0 suspected: spin, reload refused: X"
         );

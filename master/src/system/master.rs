@@ -7,16 +7,16 @@ use std::os::fd::OwnedFd;
 use forkgate_shared::control::{ControlError, FromChild, Received, VERSION};
 use forkgate_shared::rows::{Rows, monotonic_ns};
 use forkgate_shared::settings::Sources;
-use forkgate_shared::status::Status;
 
 use super::child::Child;
-use super::crash_dir::{CrashDir, WhyError};
-use super::ctl::{Answer, Ctl, KNOWN, Refusal, Request, Turn, Why, no_such_slot};
+use super::crash_dir::CrashDir;
+use super::ctl::Ctl;
 use super::listeners::Listeners;
 use super::notify::Notifier;
 use super::outside::Looks;
 use super::pidfd::{Ending, peek_any, reap_unknown};
 use super::poller::{Poller, Source};
+use super::reload::Attempt;
 use super::report::{Reports, Subject};
 use super::signals::Signals;
 use super::spawn::Executable;
@@ -61,8 +61,8 @@ pub struct Master {
     pub(super) ctl: Ctl,
     pub(super) notifier: Notifier,
     pub(super) demo: Option<DemoOptions>,
-    /// Why the last reload was refused.
-    pub(super) refused: Option<String>,
+    /// The reload that runs, or the last one.
+    pub(super) attempt: Attempt,
     pub(super) events: VecDeque<Event>,
     pub(super) started: Ns,
     pub(super) exit: Option<u8>,
@@ -131,7 +131,7 @@ impl Master {
 
     pub(super) fn sentence(&self) -> String {
         let generation = self.versions.current().number;
-        facts::sentence(&self.supervisor.summary(), generation, self.refused.as_deref())
+        facts::sentence(&self.supervisor.summary(), generation, self.attempt.failure().as_deref())
     }
 
     fn serve(&mut self, source: Source) {
@@ -150,58 +150,6 @@ impl Master {
                 self.hear(id, MESSAGES_PER_TURN);
             }
             Source::Ended(id) => self.ended(id),
-        }
-    }
-
-    fn accept_ctl(&mut self) {
-        let now = monotonic_ns();
-        match self.ctl.accept(now) {
-            Ok(Some(id)) => {
-                if let Some(client) = self.ctl.client(id) {
-                    let _ = self.poller.add(client, Source::CtlClient(id));
-                }
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the control socket cannot accept; it rests for a second");
-                self.poller.remove(self.ctl.as_fd());
-                self.ctl.rest(now);
-            }
-        }
-    }
-
-    fn serve_ctl(&mut self, id: u64) {
-        let answer = self.answer();
-        let (crash_dir, busy) = (&self.crash_dir, self.ctl.owes_much());
-        let refusal = |error| serde_json::to_vec(&Refusal { error }).unwrap_or_default();
-        let turn = self.ctl.turn(id, |request| match serde_json::from_slice(request) {
-            Ok(Request::Status) => serde_json::to_vec(&answer).unwrap_or_default(),
-            Ok(Request::Why { .. }) if busy => {
-                refusal("another report is just being sent: ask again in a few seconds".to_owned())
-            }
-            Ok(Request::Why { slot }) => match crash_dir.why(slot) {
-                Ok((path, report)) => serde_json::to_vec(&Why { path, report }).unwrap_or_default(),
-                Err(error @ WhyError::None(_)) => {
-                    refusal(no_such_slot(slot, &answer.status).unwrap_or_else(|| error.to_string()))
-                }
-                Err(error) => refusal(error.to_string()),
-            },
-            Err(error) => refusal(format!("request not understood: {error}; known: {KNOWN}")),
-        });
-        if turn == Turn::Write
-            && let Some(client) = self.ctl.client(id)
-        {
-            let _ = self.poller.want_write(client, Source::CtlClient(id), true);
-        }
-    }
-
-    fn answer(&self) -> Answer {
-        Answer {
-            pid: std::process::id(),
-            state: self.supervisor.summary().state.to_owned(),
-            sentence: self.sentence(),
-            uptime_s: monotonic_ns().saturating_sub(self.started) as f64 / 1e9,
-            status: Status::read(&self.rows),
         }
     }
 
@@ -247,6 +195,7 @@ impl Master {
             FromChild::Report => self.hear_report(id, fd),
             FromChild::BootFailed { message } => {
                 tracing::error!(pid = child.pid, "{}: {message}", name(child.role));
+                self.attempt.boot_failed(child.version, message);
             }
         }
     }

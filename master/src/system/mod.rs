@@ -12,10 +12,12 @@ mod facts;
 mod listeners;
 mod master;
 mod notify;
+mod operators;
 mod outside;
 mod pidfd;
 mod poller;
 mod proc_fs;
+mod reload;
 mod report;
 mod signals;
 mod spawn;
@@ -168,7 +170,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         ctl,
         notifier,
         demo: options.demo,
-        refused: None,
+        attempt: reload::Attempt::default(),
         events: VecDeque::new(),
         started,
         exit: None,

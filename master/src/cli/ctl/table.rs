@@ -1,0 +1,114 @@
+//! `ctl status` for people: some lines about the whole, and a table with a line per worker.
+
+use std::collections::BTreeMap;
+
+use forkgate_shared::status::WorkerStatus;
+
+use crate::system::ctl::Answer;
+
+const COLUMNS: [&str; 15] = [
+    "slot",
+    "row",
+    "pid",
+    "gen",
+    "state",
+    "age",
+    "requests",
+    "limit",
+    "conns",
+    "busy",
+    "streams",
+    "memory",
+    "catalog/settings",
+    "loop",
+    "watchdog",
+];
+
+pub(super) fn table(answer: &Answer) -> String {
+    let status = &answer.status;
+    let mut text = format!(
+        "forkgate {}, pid {}, {} since {}: {}\n\
+         requests {}, connections {}, crashes {}\n\
+         killed: {}; recycled: {}\n\
+         catalog generation {}, rows {} of {}\n\n",
+        status.version,
+        answer.pid,
+        answer.state,
+        span(answer.uptime_s),
+        answer.sentence,
+        status.requests,
+        status.accepted,
+        status.crashes,
+        counts(&status.kills),
+        counts(&status.recycles),
+        status.catalog_generation,
+        status.workers.len(),
+        status.row_capacity,
+    );
+    let mut lines = vec![COLUMNS.map(str::to_owned)];
+    lines.extend(status.workers.iter().map(cells));
+    let widths: Vec<usize> = (0..COLUMNS.len())
+        .map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0))
+        .collect();
+    for line in lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// The counts that are not zero, with their words.
+fn counts(counts: &BTreeMap<String, u64>) -> String {
+    let some = counts.iter().filter(|(_, count)| **count > 0);
+    let words: Vec<String> = some.map(|(word, count)| format!("{word} {count}")).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+fn cells(worker: &WorkerStatus) -> [String; COLUMNS.len()] {
+    let limit = if worker.request_limit == 0 { "-".to_owned() } else { worker.request_limit.to_string() };
+    let memory = match worker.private_bytes {
+        0 => "-".to_owned(),
+        bytes => format!("{:.1}M", bytes as f64 / f64::from(1 << 20)),
+    };
+    [
+        worker.slot.to_string(),
+        worker.row.to_string(),
+        worker.pid.to_string(),
+        worker.generation.to_string(),
+        worker.state.clone(),
+        span(worker.age_s),
+        worker.requests.to_string(),
+        limit,
+        worker.connections.to_string(),
+        worker.in_flight.to_string(),
+        worker.streams.to_string(),
+        memory,
+        format!("{}/{}", worker.catalog_generation, worker.settings_generation),
+        format!("{:.0}%", worker.busy * 100.0),
+        if worker.watchdog.is_empty() { "-".to_owned() } else { worker.watchdog.clone() },
+    ]
+}
+
+/// Two units are enough for people.
+fn span(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..60 => format!("{whole}s"),
+        60..3600 => format!("{}m{}s", whole / 60, whole % 60),
+        3600..86400 => format!("{}h{}m", whole / 3600, whole % 3600 / 60),
+        _ => format!("{}d{}h", whole / 86400, whole % 86400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units() {
+        for (seconds, text) in [(0.4, "0s"), (61.0, "1m1s"), (7260.0, "2h1m"), (90_000.0, "1d1h")] {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

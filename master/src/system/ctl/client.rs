@@ -1,0 +1,156 @@
+//! One client of the control socket, from its request to the last byte of its answer.
+//!
+//! | stage | begins with | ends with |
+//! |---|---|---|
+//! | asking | accept | a whole line; too much without one; its time |
+//! | asked | the whole line | the reply |
+//! | waiting | a reply that comes later | the end of the operation; the client left |
+//! | answering | the last line | its last byte is in the socket; its time |
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use super::Turn;
+use super::messages::Operation;
+use crate::supervisor::Ns;
+
+/// Longest request.
+const MAX_REQUEST: usize = 64 * 1024;
+/// A client that has not taken so much of what it was told is told no progress.
+const MAX_UNREAD: usize = 16 * 1024;
+/// From connect to the end of the request, and from the last line to its last byte.
+pub(super) const TIMEOUT: Ns = 5 * 1_000_000_000;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    stream: UnixStream,
+    stage: Stage,
+    out: Vec<u8>,
+    /// None while it waits: an operation ends by itself.
+    deadline: Option<Ns>,
+}
+
+/// See the module.
+#[derive(Debug)]
+enum Stage {
+    Asking(Vec<u8>),
+    Asked,
+    /// `begun`: the run that is under way is the one that it waits for.
+    Waiting {
+        operation: Operation,
+        begun: bool,
+    },
+    Answering,
+}
+
+impl Client {
+    pub(super) fn new(stream: UnixStream, now: Ns) -> Client {
+        Client { stream, stage: Stage::Asking(Vec::new()), out: Vec::new(), deadline: Some(now + TIMEOUT) }
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Ns> {
+        self.deadline
+    }
+
+    /// Bytes that it has yet to take.
+    pub(super) fn owed(&self) -> usize {
+        self.out.len()
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Waiting { .. })
+    }
+
+    /// True when the run that is under way is the one that it waits for.
+    pub(super) fn waits_for_this(&self, what: Operation) -> bool {
+        matches!(self.stage, Stage::Waiting { operation, begun: true } if operation == what)
+    }
+
+    /// A run begins.
+    pub(super) fn begins(&mut self, what: Operation) {
+        if let Stage::Waiting { operation, begun } = &mut self.stage
+            && *operation == what
+        {
+            *begun = true;
+        }
+    }
+
+    /// It waits for the next run.
+    pub(super) fn wait(&mut self, operation: Operation) {
+        self.stage = Stage::Waiting { operation, begun: false };
+        self.deadline = None;
+    }
+
+    /// Tells it something on the way, unless it does not listen.
+    pub(super) fn tell(&mut self, line: &[u8]) {
+        if self.out.len() <= MAX_UNREAD {
+            self.out.extend_from_slice(line);
+        }
+    }
+
+    /// Gives it its last line.
+    pub(super) fn answer(&mut self, line: &[u8], now: Ns) {
+        self.out.extend_from_slice(line);
+        self.stage = Stage::Answering;
+        self.deadline = Some(now + TIMEOUT);
+    }
+
+    /// Goes on with what its connection is ready for.
+    pub(super) fn turn(&mut self) -> io::Result<Turn> {
+        match &mut self.stage {
+            Stage::Asking(request) => {
+                if let Some(turn) = read_request(&mut self.stream, request)? {
+                    if matches!(turn, Turn::Asked(_)) {
+                        self.stage = Stage::Asked;
+                    }
+                    return Ok(turn);
+                }
+            }
+            // Once: what it says now means nothing, but that it is there.
+            Stage::Waiting { .. } => match self.stream.read(&mut [0; 4096]) {
+                Ok(0) => return Ok(Turn::Over),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            },
+            Stage::Asked | Stage::Answering => {}
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<Turn> {
+        while !self.out.is_empty() {
+            match self.stream.write(&self.out) {
+                Ok(len) => drop(self.out.drain(..len)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Write),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(if matches!(self.stage, Stage::Answering) { Turn::Over } else { Turn::Read })
+    }
+}
+
+/// What came of reading; none when nothing came of it yet.
+fn read_request(stream: &mut UnixStream, request: &mut Vec<u8>) -> io::Result<Option<Turn>> {
+    loop {
+        let mut bytes = [0u8; 4096];
+        match stream.read(&mut bytes) {
+            Ok(0) => return Ok(Some(Turn::Over)),
+            Ok(len) => request.extend_from_slice(&bytes[..len]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        if let Some(end) = request.iter().position(|byte| *byte == b'\n') {
+            request.truncate(end);
+            return Ok(Some(Turn::Asked(std::mem::take(request))));
+        }
+        if request.len() > MAX_REQUEST {
+            return Ok(Some(Turn::Over));
+        }
+    }
+}

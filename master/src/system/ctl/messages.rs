@@ -1,0 +1,154 @@
+//! What is said over the control socket: one JSON object per line.
+//!
+//! A request is one line. Its answer is one line too; a request that takes its time may be answered with lines of
+//! [`Progress`] first, and its last line is an [`Outcome`].
+
+use std::path::PathBuf;
+
+use forkgate_shared::report::Report;
+use forkgate_shared::settings::Change;
+use forkgate_shared::status::Status;
+use serde::{Deserialize, Serialize};
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// What the master and its workers are doing.
+    Status,
+    /// Why the last worker of a slot was killed or died.
+    Why {
+        /// The slot.
+        slot: u32,
+    },
+    /// Read the settings again and put them into force; answered when that has been done, or has failed.
+    Reload,
+}
+
+/// What can be asked, for a client that asked for something else.
+pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"command":"reload"}"#;
+
+/// What takes its time, so that a client waits for its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// New settings.
+    Reload,
+}
+
+/// What is answered to [`Request::Status`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The master's process id.
+    pub pid: u32,
+    /// `starting`, `serving`, `reloading` or `stopping`.
+    pub state: String,
+    /// The sentence of `systemctl status`.
+    pub sentence: String,
+    /// Seconds since the master started.
+    pub uptime_s: f64,
+    /// The table.
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+/// What is answered to [`Request::Why`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Why {
+    /// Where the report is.
+    pub path: PathBuf,
+    /// The report.
+    pub report: Report,
+}
+
+/// What is answered to a request that cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Why.
+    pub error: String,
+}
+
+/// A line that says how far an operation is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// What is being done now.
+    pub progress: String,
+}
+
+/// How an operation ended: the last line of its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// It was done.
+    pub ok: bool,
+    /// Why it was not.
+    pub error: Option<String>,
+    /// Settings that it changes, or would have changed; secrets masked.
+    pub changes: Vec<Change>,
+    /// What is valid and may surprise.
+    pub warnings: Vec<String>,
+    /// Version of the settings in force now.
+    pub settings_generation: u64,
+}
+
+impl Outcome {
+    /// It was not even begun.
+    pub fn failure(error: &str) -> Outcome {
+        Outcome { error: Some(error.to_owned()), ..Outcome::default() }
+    }
+}
+
+/// One line of an answer.
+pub fn line(message: &impl Serialize) -> Vec<u8> {
+    // Plain data: what is written here is always JSON.
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// A request that cannot be served, as a line.
+pub fn refusal(error: impl Into<String>) -> Vec<u8> {
+    line(&Refusal { error: error.into() })
+}
+
+/// Says that there is no such slot, if so.
+pub fn no_such_slot(slot: u32, status: &Status) -> Option<String> {
+    let is_there = u64::from(slot) < status.target || status.workers.iter().any(|worker| worker.slot == slot);
+    let last = status.target.saturating_sub(1);
+    (!is_there).then(|| format!("there is no slot {slot}: slots have the numbers 0 to {last}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_is_told_can_be_asked() {
+        let known = serde_json::from_str::<Vec<Request>>(&format!("[{KNOWN}]")).expect("requests");
+        assert_eq!(known, [Request::Status, Request::Why { slot: 0 }, Request::Reload]);
+        for other in
+            [r#"{"command":"why"}"#, r#"{"command":"why","slot":-1}"#, r#"{"command":"why","slot":"0"}"#]
+        {
+            assert!(serde_json::from_str::<Request>(other).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_was_never_there_is_told_from_one_without_a_report() {
+        let (rows, _fd) = forkgate_shared::rows::Rows::create(4).expect("rows");
+        rows.base().target.store(2, std::sync::atomic::Ordering::Relaxed);
+        let status = Status::read(&rows);
+        assert_eq!(no_such_slot(1, &status), None);
+        let words = no_such_slot(9, &status);
+        assert_eq!(words.as_deref(), Some("there is no slot 9: slots have the numbers 0 to 1"));
+    }
+
+    #[test]
+    fn a_last_line_is_told_from_the_ones_before_it() {
+        let progress = line(&Progress { progress: "x".to_owned() });
+        let outcome = line(&Outcome { error: Some("no".to_owned()), ..Outcome::default() });
+        assert!(serde_json::from_slice::<Progress>(&outcome).is_err());
+        assert!(serde_json::from_slice::<Outcome>(&progress).is_err());
+        assert!(serde_json::from_slice::<Outcome>(&refusal("no")).is_err());
+        assert!(outcome.ends_with(b"\n"));
+    }
+}

@@ -1,0 +1,245 @@
+//! The control socket: operators ask, the master answers; it never waits for a client.
+//!
+//! Most answers are given at once. An operation (a reload) is answered when it has ended: its client waits, is told how far
+//! it is, and is forgotten when it leaves. A client waits for the first run that begins after it asked.
+//!
+//! Mode 0600, and the peer must be the master's own user or root. Bounded: clients, those that wait, bytes, time.
+
+mod client;
+mod messages;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::stat::{Mode, umask};
+
+use client::Client;
+pub use messages::{
+    Answer, KNOWN, Operation, Outcome, Progress, Refusal, Request, Why, line, no_such_slot, refusal,
+};
+
+use crate::supervisor::Ns;
+
+/// Clients at once; `ctl` is for people and probes.
+const MAX_CLIENTS: usize = 16;
+/// Of these, clients that wait for an operation: the others still find a place.
+const MAX_WAITING: usize = 8;
+/// An answer that is larger (a crash report: little more than a megabyte) is given to one client at a time.
+const LARGE: usize = 64 * 1024;
+/// After an accept that failed for want of descriptors or memory: the client still waits in the queue, and a poller that
+/// reports it again at once would take a whole CPU until somebody gives something back.
+const REST: Ns = 1_000_000_000;
+/// The socket's name within its directory.
+pub const SOCKET: &str = "ctl.sock";
+
+/// Where the control socket is: in `$RUNTIME_DIRECTORY` when systemd made one, else in the state directory.
+pub fn path(runtime_directory: Option<&str>, state_dir: &Path) -> PathBuf {
+    let first = runtime_directory.and_then(|list| list.split(':').next()).filter(|dir| !dir.is_empty());
+    first.map_or(state_dir, Path::new).join(SOCKET)
+}
+
+/// What a turn of a client's connection came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Wait for more to read.
+    Read,
+    /// Wait for room to write.
+    Write,
+    /// The request is whole: [`Ctl::reply`] is next.
+    Asked(Vec<u8>),
+    /// It is over: the connection is closed.
+    Over,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Reply {
+    /// This line is the answer.
+    Now(Vec<u8>),
+    /// The answer comes when the next run of this has ended; until then this is what is done.
+    Later(Operation, String),
+}
+
+/// The listening socket and its clients; the file is removed when dropped.
+#[derive(Debug)]
+pub struct Ctl {
+    path: PathBuf,
+    listener: UnixListener,
+    clients: BTreeMap<u64, Client>,
+    next: u64,
+    /// Nobody is accepted before.
+    rests_until: Option<Ns>,
+}
+
+/// A short name for a socket whose path may be long: an address holds 108 bytes (unix(7)), a path more. The name is
+/// good for as long as the descriptor is open.
+pub fn short_name(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    let (Some(directory), Some(file)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = open(directory, flags, Mode::empty())?;
+    let name = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(file);
+    Ok((directory, name))
+}
+
+impl Ctl {
+    /// Listens. A file of that name is a dead master's: the caller holds the lock.
+    pub fn listen(path: &Path) -> io::Result<Ctl> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let (_directory, name) = short_name(path)?;
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(name);
+        umask(before);
+        let listener = listener?;
+        listener.set_nonblocking(true)?;
+        Ok(Ctl { path: path.to_owned(), listener, clients: BTreeMap::new(), next: 0, rests_until: None })
+    }
+
+    /// The listening socket.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Accepts one client, if one may come in; gives its number. An error stays: the same client would be met again.
+    pub fn accept(&mut self, now: Ns) -> io::Result<Option<u64>> {
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if is_the_clients(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if self.clients.len() >= MAX_CLIENTS || !may_ask(&stream) || stream.set_nonblocking(true).is_err() {
+            return Ok(None);
+        }
+        let id = self.next;
+        self.next += 1;
+        self.clients.insert(id, Client::new(stream, now));
+        Ok(Some(id))
+    }
+
+    /// Accepts nobody for a while; the caller takes the socket out of what it waits for.
+    pub fn rest(&mut self, now: Ns) {
+        self.rests_until = Some(now + REST);
+    }
+
+    /// True once, when the rest is over: the caller waits for clients again.
+    pub fn has_rested(&mut self, now: Ns) -> bool {
+        self.rests_until.take_if(|until| *until <= now).is_some()
+    }
+
+    /// A client's descriptor.
+    pub fn client(&self, id: u64) -> Option<BorrowedFd<'_>> {
+        self.clients.get(&id).map(Client::as_fd)
+    }
+
+    /// Goes on with a client whose connection is ready.
+    pub fn turn(&mut self, id: u64) -> Turn {
+        let Some(client) = self.clients.get_mut(&id) else { return Turn::Over };
+        match client.turn() {
+            Ok(Turn::Over) | Err(_) => {
+                self.clients.remove(&id);
+                Turn::Over
+            }
+            Ok(turn) => turn,
+        }
+    }
+
+    /// Answers a client that asked, or makes it wait.
+    pub fn reply(&mut self, id: u64, reply: Reply, now: Ns) -> Turn {
+        let Some(client) = self.clients.get_mut(&id) else { return Turn::Over };
+        match reply {
+            Reply::Now(line) => client.answer(&line, now),
+            Reply::Later(operation, progress) => {
+                client.wait(operation);
+                client.tell(&line(&Progress { progress }));
+            }
+        }
+        self.turn(id)
+    }
+
+    /// True while another client may wait for an operation.
+    pub fn may_wait(&self) -> bool {
+        self.clients.values().filter(|client| client.is_waiting()).count() < MAX_WAITING
+    }
+
+    /// A run of an operation begins: who asked for one before now waits for this one.
+    pub fn begins(&mut self, what: Operation) {
+        self.clients.values_mut().for_each(|client| client.begins(what));
+    }
+
+    /// Tells those that wait for the present run how far it is; gives their numbers, each with a turn to come.
+    pub fn tell(&mut self, what: Operation, progress: &str) -> Vec<u64> {
+        let line = line(&Progress { progress: progress.to_owned() });
+        self.of_this_run(what, |client| client.tell(&line))
+    }
+
+    /// The present run has ended: answers those that wait for it; gives their numbers, each with a turn to come.
+    pub fn ends(&mut self, what: Operation, outcome: &Outcome, now: Ns) -> Vec<u64> {
+        let line = line(outcome);
+        self.of_this_run(what, |client| client.answer(&line, now))
+    }
+
+    /// Nothing that anybody waits for will be done any more.
+    pub fn ends_all(&mut self, outcome: &Outcome, now: Ns) -> Vec<u64> {
+        let line = line(outcome);
+        let waiting = self.clients.iter_mut().filter(|(_, client)| client.is_waiting());
+        let answered = waiting.map(|(id, client)| {
+            client.answer(&line, now);
+            *id
+        });
+        answered.collect()
+    }
+
+    fn of_this_run(&mut self, what: Operation, act: impl Fn(&mut Client)) -> Vec<u64> {
+        let waiting = self.clients.iter_mut().filter(|(_, client)| client.waits_for_this(what));
+        let told = waiting.map(|(id, client)| {
+            act(client);
+            *id
+        });
+        told.collect()
+    }
+
+    /// True while a client has yet to take most of a large answer: no other one is made meanwhile. It has seconds for it.
+    pub fn owes_much(&self) -> bool {
+        self.clients.values().any(|client| client.owed() > LARGE)
+    }
+
+    /// Closes clients that are over their time.
+    pub fn expire(&mut self, now: Ns) {
+        self.clients.retain(|_, client| client.deadline().is_none_or(|deadline| deadline > now));
+    }
+
+    /// When [`Ctl::expire`] or [`Ctl::has_rested`] is due.
+    pub fn next_deadline(&self) -> Option<Ns> {
+        self.clients.values().filter_map(Client::deadline).chain(self.rests_until).min()
+    }
+}
+
+impl Drop for Ctl {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// True when only the client is to blame, who is out of the queue then.
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
+}
+
+fn may_ask(stream: &UnixStream) -> bool {
+    let peer = getsockopt(stream, PeerCredentials);
+    peer.is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! What operators ask over the control socket, and what they are told.
+//!
+//! Whatever changes something leaves a line in the log, and is put to the supervisor as an order like any signal; its answer
+//! is given when the supervisor says how it ended.
+
+use forkgate_shared::rows::monotonic_ns;
+use forkgate_shared::status::Status;
+
+use super::crash_dir::WhyError;
+use super::ctl::{Answer, KNOWN, Operation, Outcome, Reply, Request, Turn, Why, line, no_such_slot, refusal};
+use super::master::Master;
+use super::poller::Source;
+use crate::supervisor::{Event, Order};
+
+/// Why nothing that takes its time is begun.
+const STOPPING: &str = "the gateway is stopping";
+const TOO_MANY: &str = "too many clients wait for an answer already: try again when one of them has it";
+
+impl Master {
+    pub(super) fn accept_ctl(&mut self) {
+        let now = monotonic_ns();
+        match self.ctl.accept(now) {
+            Ok(Some(id)) => {
+                if let Some(client) = self.ctl.client(id) {
+                    let _ = self.poller.add(client, Source::CtlClient(id));
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the control socket cannot accept; it rests for a second");
+                self.poller.remove(self.ctl.as_fd());
+                self.ctl.rest(now);
+            }
+        }
+    }
+
+    /// Goes on with a client whose connection is ready, or who has an answer coming.
+    pub(super) fn serve_ctl(&mut self, id: u64) {
+        let mut turn = self.ctl.turn(id);
+        if let Turn::Asked(request) = turn {
+            let reply = self.reply_to(&request);
+            turn = self.ctl.reply(id, reply, monotonic_ns());
+        }
+        if let Some(client) = self.ctl.client(id) {
+            let _ = self.poller.want_write(client, Source::CtlClient(id), turn == Turn::Write);
+        }
+    }
+
+    fn reply_to(&mut self, request: &[u8]) -> Reply {
+        let request = match serde_json::from_slice(request) {
+            Ok(request) => request,
+            Err(error) => {
+                return Reply::Now(refusal(format!("request not understood: {error}; known: {KNOWN}")));
+            }
+        };
+        match request {
+            Request::Status => Reply::Now(line(&self.answer())),
+            Request::Why { slot } => Reply::Now(self.why(slot)),
+            Request::Reload => self.operate(Operation::Reload, Order::Reload),
+        }
+    }
+
+    /// Puts an order to the supervisor whose client waits for what becomes of it.
+    fn operate(&mut self, operation: Operation, order: Order) -> Reply {
+        let state = self.supervisor.summary().state;
+        if state == "stopping" {
+            return Reply::Now(line(&Outcome::failure(STOPPING)));
+        }
+        if !self.ctl.may_wait() {
+            return Reply::Now(line(&Outcome::failure(TOO_MANY)));
+        }
+        tracing::info!(?operation, "ordered over the control socket");
+        self.events.push_back(Event::Order(order));
+        let progress = match state {
+            "serving" => "it begins",
+            "starting" => "the gateway is starting: it begins when all workers are ready",
+            _ => "a reload is under way: this one begins when that is over",
+        };
+        Reply::Later(operation, progress.to_owned())
+    }
+
+    fn why(&self, slot: u32) -> Vec<u8> {
+        if self.ctl.owes_much() {
+            return refusal("another report is just being sent: ask again in a few seconds");
+        }
+        match self.crash_dir.why(slot) {
+            Ok((path, report)) => line(&Why { path, report }),
+            Err(error @ WhyError::None(_)) => {
+                refusal(no_such_slot(slot, &Status::read(&self.rows)).unwrap_or_else(|| error.to_string()))
+            }
+            Err(error) => refusal(error.to_string()),
+        }
+    }
+
+    fn answer(&self) -> Answer {
+        Answer {
+            pid: std::process::id(),
+            state: self.supervisor.summary().state.to_owned(),
+            sentence: self.sentence(),
+            uptime_s: monotonic_ns().saturating_sub(self.started) as f64 / 1e9,
+            status: Status::read(&self.rows),
+        }
+    }
+
+    /// Tells those that wait for the present run of an operation how far it is.
+    pub(super) fn tell_operators(&mut self, operation: Operation, progress: &str) {
+        let told = self.ctl.tell(operation, progress);
+        told.into_iter().for_each(|id| self.serve_ctl(id));
+    }
+
+    /// Answers those that wait for the present run of an operation.
+    pub(super) fn answer_operators(&mut self, operation: Operation, outcome: &Outcome) {
+        let answered = self.ctl.ends(operation, outcome, monotonic_ns());
+        answered.into_iter().for_each(|id| self.serve_ctl(id));
+    }
+
+    /// Nothing that anybody waits for will be done any more.
+    pub(super) fn disappoint_operators(&mut self) {
+        let answered = self.ctl.ends_all(&Outcome::failure(STOPPING), monotonic_ns());
+        answered.into_iter().for_each(|id| self.serve_ctl(id));
+    }
+}
