@@ -8,18 +8,25 @@ mod clients;
 mod crash;
 mod demo;
 mod eras;
+mod groups;
 mod harness;
+mod held_calls;
 mod lossless;
 mod memory;
 mod metrics;
 mod orphans;
+mod posts;
 mod recycles;
 mod registry;
 mod reload;
 mod reload_ctl;
 mod rows;
+mod second;
 mod sessions;
 mod settings;
+mod stalled_slot;
+mod storm;
+mod strays;
 mod systemd;
 mod watchdog;
 mod watchdog_clocks;
@@ -68,6 +75,13 @@ fn main() -> ExitCode {
         rows::TESTS,
         metrics::TESTS,
         recycles::TESTS,
+        posts::TESTS,
+        held_calls::TESTS,
+        groups::TESTS,
+        strays::TESTS,
+        second::TESTS,
+        storm::TESTS,
+        stalled_slot::TESTS,
         watchdog::TESTS,
         watchdog_scene::TESTS,
         watchdog_modes::TESTS,

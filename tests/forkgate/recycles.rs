@@ -1,5 +1,5 @@
-//! Recycling: by age; and hundreds of recycles leave no trace in the master: descriptors, memory, threads and children
-//! stay flat.
+//! Recycling: by age; and hundreds of recycles leave no trace in the master: descriptors, memory, memory files, threads and
+//! children stay flat, and nobody waits to be reaped.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -40,6 +40,7 @@ const SLOW: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 struct Measured {
     descriptors: usize,
+    memory_files: usize,
     threads: usize,
     children: usize,
     private: u64,
@@ -50,6 +51,7 @@ fn measure(gateway: &Gateway) -> Measured {
     gateway.wait_settled();
     wait::until_equal("the children", Duration::from_secs(30), 2, || process::children(gateway.pid()).len());
     let pid = gateway.pid();
+    assert!(process::zombies(pid).is_empty(), "nobody waits to be reaped");
     // The connection of the last `ctl status` may not be closed yet: the least of some looks is what stays.
     let mut looks = Vec::new();
     wait::until_true("some looks", Duration::from_secs(10), || {
@@ -58,6 +60,7 @@ fn measure(gateway: &Gateway) -> Measured {
     });
     Measured {
         descriptors: looks.into_iter().min().expect("some looks"),
+        memory_files: process::memory_files(pid),
         threads: process::threads(pid),
         children: process::children(pid).len(),
         private: process::private_bytes(pid),
@@ -152,6 +155,7 @@ fn no_trace() -> Verdict {
     note!("after {WARM} recycles {before:?}");
     note!("after {} recycles {after:?}", gateway.status().recycles.max_requests);
     assert_eq!(after.descriptors, before.descriptors);
+    assert_eq!(after.memory_files, before.memory_files);
     assert_eq!(after.threads, before.threads);
     assert_eq!(after.children, before.children);
     assert!(after.private <= before.private + MEMORY_SLACK, "{} bytes more", after.private - before.private);

@@ -38,6 +38,7 @@ pub struct Setup {
     directory: PathBuf,
     binary: PathBuf,
     wrapper: Vec<String>,
+    is_init: bool,
 }
 
 impl Default for Setup {
@@ -53,7 +54,7 @@ impl Setup {
         let directory = paths::of_test(&runner::current_test()).join(format!("gateway-{number}"));
         std::fs::create_dir_all(&directory).expect("the test's directory is writable");
         let (settings, binary, wrapper) = (BTreeMap::new(), paths::forkgate(), Vec::new());
-        let setup = Setup { settings, directory, binary, wrapper };
+        let setup = Setup { settings, directory, binary, wrapper, is_init: false };
         let state = paths::short(number).join("state").display().to_string();
         setup
             .set("GATEWAY_BIND", format!("127.0.0.1:{}", free_port()))
@@ -79,6 +80,12 @@ impl Setup {
     pub fn through(mut self, words: &[&str]) -> Setup {
         self.wrapper = words.iter().map(|&word| word.to_owned()).collect();
         self
+    }
+
+    /// Makes it process 1 of a namespace of its own, as in a container; it is started through `words`, which must become it.
+    pub fn as_init(self, words: &[&str]) -> Setup {
+        let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+        Setup { is_init: true, ..self.through(&[&unshare, words].concat()) }
     }
 
     /// Sets a setting.
@@ -161,8 +168,15 @@ impl Setup {
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let address =
             |name: &str| self.settings[name].parse().expect("the tests bind to an address and port");
+        let started = child.id();
+        let master = if self.is_init {
+            wait::until("the namespace's first process", START_LIMIT, || process::children(started).pop())
+        } else {
+            started
+        };
         Gateway {
             child,
+            master,
             log,
             address: address("GATEWAY_BIND"),
             admin: address("GATEWAY_ADMIN_BIND"),
@@ -186,7 +200,9 @@ struct Tokens {
 
 /// A running gateway.
 pub struct Gateway {
+    /// What was started: the master, or what started it.
     child: Child,
+    master: u32,
     log: PathBuf,
     /// Where clients connect.
     pub address: SocketAddr,
@@ -200,7 +216,7 @@ pub struct Gateway {
 impl Gateway {
     /// The master's process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.master
     }
 
     /// What it has logged so far.
@@ -400,7 +416,7 @@ impl Gateway {
     /// Kills the master alone with -9 and reaps it; its workers, orphaned.
     pub fn kill_master(&mut self) -> Vec<u32> {
         let workers = process::children(self.pid());
-        let _ = self.child.kill();
+        process::signal(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
         workers
     }
@@ -412,7 +428,7 @@ impl Drop for Gateway {
             eprintln!("--- {} ---\n{}", self.log.display(), read_tail(&self.log));
         }
         if let Ok(None) = self.child.try_wait() {
-            for pid in process::descendants(self.pid()) {
+            for pid in process::descendants(self.child.id()) {
                 process::signal(pid, Signal::SIGKILL);
             }
             let _ = self.child.kill();

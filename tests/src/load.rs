@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::http::{Connection, Failure};
+use crate::latency::Latency;
 use crate::mcp::{self, Endpoint};
 use crate::wait;
 
@@ -25,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const STREAM_TURN: Duration = Duration::from_millis(200);
 /// Errors that are kept with their details; all are counted.
 const KEPT_ERRORS: usize = 2_000;
+/// From this on an answer counts as slow: nothing that works takes so long.
+pub const SLOW: Duration = Duration::from_millis(500);
+/// Slow answers that are kept with their details; all are counted.
+const KEPT_SLOW: usize = 2_000;
 /// Pause of a client that lost something, as a real one makes: it would else only count how fast it is refused.
 const PAUSE_AFTER_LOSS: Duration = Duration::from_millis(10);
 /// Fresh connections from one source address before the next is used: a port is unusable for a minute.
@@ -50,6 +55,17 @@ pub struct Lost {
     pub client: Option<SocketAddr>,
     /// When it was noticed.
     pub at: Instant,
+}
+
+/// A right answer that took its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Slow {
+    /// The client's own address.
+    pub client: SocketAddr,
+    /// When the client began: to connect, or to send where it was connected.
+    pub began: Instant,
+    /// Until it had the answer.
+    pub took: Duration,
 }
 
 /// Who is to make load.
@@ -94,6 +110,7 @@ struct Counts {
     streams_ended: AtomicU64,
     announced_closes: AtomicU64,
     lost: AtomicU64,
+    slow: AtomicU64,
 }
 
 struct Shared {
@@ -101,9 +118,26 @@ struct Shared {
     stop: AtomicBool,
     counts: Counts,
     errors: Mutex<Vec<Lost>>,
+    slow: Mutex<Vec<Slow>>,
+    latency: Latency,
 }
 
 impl Shared {
+    /// One more right answer.
+    fn answered(&self, kind: Kind, client: SocketAddr, began: Instant) {
+        self.counts.answered[kind as usize].fetch_add(1, Relaxed);
+        let took = began.elapsed();
+        self.latency.record(took);
+        if took < SLOW {
+            return;
+        }
+        self.counts.slow.fetch_add(1, Relaxed);
+        let mut slow = self.slow.lock().expect("no client panics with the lock");
+        if slow.len() < KEPT_SLOW {
+            slow.push(Slow { client, began, took });
+        }
+    }
+
     fn running(&self) -> bool {
         !self.stop.load(Relaxed)
     }
@@ -142,6 +176,12 @@ pub struct Report {
     pub announced_closes: u64,
     pub lost: u64,
     pub errors: Vec<Lost>,
+    /// Right answers after [`SLOW`] or later.
+    pub slow_answers: u64,
+    pub slow: Vec<Slow>,
+    /// How long right answers took: median and 99th percentile.
+    pub p50: Duration,
+    pub p99: Duration,
 }
 
 impl Load {
@@ -153,6 +193,8 @@ impl Load {
             stop: AtomicBool::new(false),
             counts: Counts::default(),
             errors: Mutex::new(Vec::new()),
+            slow: Mutex::new(Vec::new()),
+            latency: Latency::default(),
         });
         let mut threads = Vec::new();
         for (kind, clients) in [(Kind::Fresh, fresh), (Kind::KeepAlive, keep_alive), (Kind::Stream, streams)]
@@ -201,6 +243,10 @@ impl Load {
             announced_closes: counts.announced_closes.load(Relaxed),
             lost: counts.lost.load(Relaxed),
             errors: std::mem::take(&mut *self.shared.errors.lock().expect("no client panics with the lock")),
+            slow_answers: counts.slow.load(Relaxed),
+            slow: std::mem::take(&mut *self.shared.slow.lock().expect("no client panics with the lock")),
+            p50: self.shared.latency.quantile(0.5),
+            p99: self.shared.latency.quantile(0.99),
         }
     }
 
@@ -279,6 +325,7 @@ fn fresh(shared: &Shared, number: u8) {
     let (mut id, mut session) = (u64::from(number) << 32, None);
     while shared.running() {
         id += 1;
+        let began = Instant::now();
         let opened =
             Connection::open_from(source(Kind::Fresh, number, id & 0xffff_ffff), shared.plan.peer, PATIENCE);
         let mut connection = match opened {
@@ -298,7 +345,7 @@ fn fresh(shared: &Shared, number: u8) {
             call(shared, &mut connection, session.as_deref().filter(|_| id.is_multiple_of(2)), id)
         };
         match exchange() {
-            Ok(()) => _ = shared.counts.answered[0].fetch_add(1, Relaxed),
+            Ok(()) => shared.answered(Kind::Fresh, connection.local, began),
             Err(failure) => shared.lose(Kind::Fresh, failure, Some(connection.local)),
         }
         shared.rest();
@@ -337,8 +384,9 @@ fn converse(
             return Ok(());
         }
         *id += 1;
+        let began = Instant::now();
         call(shared, connection, session.as_deref(), *id)?;
-        shared.counts.answered[1].fetch_add(1, Relaxed);
+        shared.answered(Kind::KeepAlive, connection.local, began);
         shared.rest();
     }
     Ok(())

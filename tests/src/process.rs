@@ -1,15 +1,22 @@
 //! Processes seen from outside: `/proc`, signals, and which connections a process has accepted.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::Path;
 
 pub use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::sockets::{self, Which};
+
 /// Sends a signal to one process; false when it is gone.
 pub fn signal(pid: u32, signal: Signal) -> bool {
     nix::sys::signal::kill(Pid::from_raw(pid as i32), signal).is_ok()
+}
+
+/// Sends a signal to a whole process group, as a terminal does.
+pub fn signal_group(group: u32, signal: Signal) {
+    nix::sys::signal::killpg(Pid::from_raw(group as i32), signal).expect("the group has a process");
 }
 
 /// The fields of `/proc/PID/stat` from the state on (the command's name may hold anything).
@@ -40,6 +47,12 @@ pub fn children(pid: u32) -> Vec<u32> {
         all().filter(|&(child, parent)| parent == pid && alive(child)).map(|(pid, _)| pid).collect();
     found.sort_unstable();
     found
+}
+
+/// Children that have ended and nobody has reaped.
+pub fn zombies(pid: u32) -> Vec<u32> {
+    let of_this = all().filter(|&(_, parent)| parent == pid).map(|(child, _)| child);
+    of_this.filter(|&child| stat(child).is_some_and(|fields| fields[0] == "Z")).collect()
 }
 
 /// Living children, their children, and so on.
@@ -80,6 +93,11 @@ pub fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// Number of open memory files.
+pub fn memory_files(pid: u32) -> usize {
+    links(pid).filter(|link| link.starts_with("/memfd:")).count()
+}
+
 /// Number of threads.
 pub fn threads(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
@@ -97,33 +115,28 @@ pub fn private_bytes(pid: u32) -> u64 {
 /// The clients whose connections to `port` the process has accepted and still holds.
 pub fn accepted_clients(pid: u32, port: u16) -> HashSet<SocketAddr> {
     let inodes = socket_inodes(pid);
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let inode: u64 = fields.get(9)?.parse().ok()?;
-            let local = address(fields.get(1)?)?;
-            (local.port() == port && inodes.contains(&inode)).then(|| address(fields[2])).flatten()
-        })
+    let connected = sockets::of_port(port, Which::Connected);
+    connected
+        .into_iter()
+        .filter(|socket| inodes.contains(&socket.inode))
+        .map(|socket| socket.remote)
         .collect()
 }
 
-fn socket_inodes(pid: u32) -> HashSet<u64> {
-    let Ok(directory) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return HashSet::new() };
-    directory
-        .flatten()
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        .filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
-        .collect()
+/// The sockets that listen on `port`, by inode: a slot's socket is the same one as long as its inode is.
+pub fn listening(port: u16) -> BTreeSet<u64> {
+    sockets::of_port(port, Which::Listening).into_iter().map(|socket| socket.inode).collect()
 }
 
-/// An address of `/proc/net/tcp`: hexadecimal, the IPv4 address in the machine's byte order.
-fn address(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
-    let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16).ok()?.to_ne_bytes());
-    Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_str_radix(port, 16).ok()?)))
+/// The sockets that a process has.
+pub fn socket_inodes(pid: u32) -> HashSet<u64> {
+    links(pid).filter_map(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+}
+
+/// What the descriptors of a process are, as `/proc/PID/fd` names it.
+fn links(pid: u32) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()?.to_str().map(str::to_owned))
 }
 
 /// Kills and reaps everything that was left behind below this process; what it was.
@@ -166,11 +179,6 @@ pub fn is_empty_directory(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_read_as_the_kernel_prints_them() {
-        assert_eq!(address("0100007F:115C"), "127.0.0.1:4444".parse().ok());
-    }
 
     #[test]
     fn the_own_process_is_seen() {

@@ -56,6 +56,15 @@ pub fn systemd() -> Result<(), Skip> {
     Ok(())
 }
 
+/// Root and unshare, for a namespace of process ids.
+pub fn process_namespace() -> Result<(), Skip> {
+    if nix::unistd::geteuid().is_root() && runs("unshare", &["--pid", "--fork", "--mount-proc", "true"]) {
+        Ok(())
+    } else {
+        skip("a namespace of process ids needs root and unshare (util-linux)")
+    }
+}
+
 /// promtool, of Debian's `prometheus`.
 pub fn promtool() -> Result<(), Skip> {
     if runs("promtool", &["--version"]) {
