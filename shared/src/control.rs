@@ -103,6 +103,10 @@ pub enum ToChild {
     /// A suspect whose standby serves its slot: stop accepting, announce the close on every answer, end streams as in a
     /// drain, but stay: the next order decides.
     StepAside,
+    /// Another worker leaves and this one is its heir: the line on which its connections come is attached.
+    Predecessor,
+    /// This worker is about to be told to leave: the line to its heir is attached.
+    Heir,
     /// Write down what is going on inside; answered with [`FromChild::Report`].
     Report {
         /// What the master is about to kill it for.
@@ -138,6 +142,13 @@ pub enum FromChild {
         /// What is wrong, where, and what to do.
         message: String,
     },
+}
+
+/// A line between two workers, on which connections move: a `SOCK_SEQPACKET` pair, non-blocking and close-on-exec. The end
+/// of the one who leaves, and the heir's.
+pub fn worker_line() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
 /// One end of a control connection.

@@ -27,6 +27,8 @@ pub struct Status {
     pub requests: u64,
     /// Connections accepted, likewise.
     pub accepted: u64,
+    /// Connections that moved from a worker that left to the next one, likewise.
+    pub handed_over: u64,
     /// Voluntary replacements by reason: `max_requests`, `memory`, `age`, `reload`, `operator`, `suspect`, `degenerate`,
     /// `essential_task`.
     pub recycles: BTreeMap<String, u64>,
@@ -100,6 +102,7 @@ impl Status {
             catalog_generation: base.catalog_generation.load(Relaxed),
             requests: rows.total(|counters| counters.requests.load(Relaxed)),
             accepted: rows.total(|counters| counters.accepted.load(Relaxed)),
+            handed_over: rows.total(|counters| counters.handed_over.load(Relaxed)),
             recycles: RecycleReason::ALL
                 .map(|reason| (reason.as_str().to_owned(), base.recycles[reason.index()].load(Relaxed)))
                 .into(),

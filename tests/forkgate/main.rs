@@ -9,6 +9,8 @@ mod crash;
 mod demo;
 mod eras;
 mod groups;
+mod handover;
+mod handover_clients;
 mod harness;
 mod held_calls;
 mod lossless;
@@ -82,6 +84,8 @@ fn main() -> ExitCode {
         second::TESTS,
         storm::TESTS,
         stalled_slot::TESTS,
+        handover::TESTS,
+        handover_clients::TESTS,
         watchdog::TESTS,
         watchdog_scene::TESTS,
         watchdog_modes::TESTS,

@@ -12,7 +12,7 @@ use forkgate_tests::mcp;
 use forkgate_tests::neighbour::Neighbour;
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
-use forkgate_tests::{crash_report, note, paths, wait};
+use forkgate_tests::{crash_report, note, paths, process, wait};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -134,7 +134,7 @@ fn slow_beside_neighbours() -> Verdict {
 
 fn idle_streams() -> Verdict {
     const STREAMS: usize = 2000;
-    raise_descriptor_limit();
+    process::raise_descriptor_limit();
     let gateway = impatient(Setup::new()).set("SSE_KEEPALIVE_INTERVAL", "1").start();
     let calm = Calm::of(&gateway);
     let endpoint = gateway.federated();
@@ -159,12 +159,6 @@ fn idle_streams() -> Verdict {
     drop(streams);
     gateway.stop();
     Ok(())
-}
-
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("getrlimit works");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit is allowed");
 }
 
 /// Both ways: the tool answers what it was sent.

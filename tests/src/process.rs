@@ -98,6 +98,13 @@ pub fn memory_files(pid: u32) -> usize {
     links(pid).filter(|link| link.starts_with("/memfd:")).count()
 }
 
+/// Raises this process's limit of open descriptors as far as it goes, for a test with thousands of clients.
+pub fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("getrlimit works");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit is allowed");
+}
+
 /// Number of threads.
 pub fn threads(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)

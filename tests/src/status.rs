@@ -15,6 +15,7 @@ pub struct Status {
     pub catalog_generation: u64,
     pub requests: u64,
     pub accepted: u64,
+    pub handed_over: u64,
     pub recycles: Recycles,
     pub kills: BTreeMap<String, u64>,
     pub crashes: u64,

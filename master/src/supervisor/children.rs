@@ -84,6 +84,7 @@ impl Supervisor {
             // Without a token the standby was started for a suspicion that was taken back since.
             let reason = token.map_or(RecycleReason::Suspect, |token| token.reason);
             self.out.push(Action::CountRecycle(reason));
+            self.out.push(Action::Introduce { leaver: old, heir: id });
             self.leave(old, Action::SendDrain(old), now, now + graceful);
         }
     }

@@ -165,6 +165,13 @@ pub enum Action {
     CloseListener(SlotId),
     /// Start a child with this version of the settings; answer [`Event::SpawnFailed`] if that fails.
     Spawn(ChildId, Role, u64),
+    /// Introduce a worker that is told to leave next to the one that takes its connections over.
+    Introduce {
+        /// Who leaves.
+        leaver: ChildId,
+        /// A ready worker.
+        heir: ChildId,
+    },
     /// Tell a worker to drain; its slot lives on.
     SendDrain(ChildId),
     /// Tell a worker to drain; its slot goes away.

@@ -126,6 +126,9 @@ impl Supervisor {
                 None => {}
                 Some(worker) if self.runs(Some(worker)) => {
                     retiring.leaving = Some(worker);
+                    if let Some(heir) = self.heir_of_retired(id) {
+                        self.out.push(Action::Introduce { leaver: worker, heir });
+                    }
                     self.leave(worker, Action::SendRetire(worker), now, now + self.plan.graceful_timeout);
                 }
                 Some(_) => {}
@@ -147,6 +150,14 @@ impl Supervisor {
         let ready =
             self.slots.iter().filter(|(other, slot)| **other != id && self.runs(slot.primary)).count();
         ready >= self.quorum() as usize
+    }
+
+    /// Who takes the connections of a slot that goes away: the worker of the next slot whose loop turns.
+    fn heir_of_retired(&self, id: SlotId) -> Option<ChildId> {
+        let later = self.slots.range(id..).skip(1);
+        let around = later.chain(self.slots.range(..id));
+        let takes = |child: ChildId| self.runs(Some(child)) && !self.is_suspect(Some(child));
+        around.filter_map(|(_, slot)| slot.primary).find(|child| takes(*child))
     }
 
     /// Workers of this slot, the retiring one and those that drain since long, that still have a copy of its socket.

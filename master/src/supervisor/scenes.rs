@@ -100,6 +100,41 @@ fn a_recycling_overlaps_and_the_next_waits_for_the_interval_and_the_drainers() {
     assert_eq!(spawns(&world), 2);
 }
 
+/// Who was told whose connections it takes, in order.
+fn introductions(world: &World) -> Vec<(super::ChildId, super::ChildId)> {
+    let introduced = world.log.iter().filter_map(|action| match action {
+        Action::Introduce { leaver, heir } => Some((*leaver, *heir)),
+        _ => None,
+    });
+    introduced.collect()
+}
+
+#[test]
+fn who_is_replaced_or_retires_has_an_heir_and_who_stops_with_the_service_has_none() {
+    let mut world = serving(3);
+    let old = worker(&world, 1);
+    world.event(Event::WantRecycle(old, RecycleReason::Age));
+    let standby = *world.processes.keys().last().expect("standby");
+    assert_eq!(introductions(&world), [], "not before it is ready");
+    world.boot_all();
+    assert_eq!(introductions(&world), [(old, standby)]);
+    let position = |wanted: &Action| world.log.iter().position(|action| action == wanted);
+    let introduced = position(&Action::Introduce { leaver: old, heir: standby });
+    assert!(introduced < position(&Action::SendDrain(old)), "the line is there when it begins to leave");
+    world.drained_leave();
+    let (leaver, first) = (worker(&world, 2), worker(&world, 0));
+    world.log.clear();
+    world.event(Event::Order(Order::FewerWorkers));
+    world.advance(10 * SECOND);
+    assert!(happened(&world, &Action::SendRetire(leaver)));
+    assert_eq!(introductions(&world), [(leaver, first)], "the next slot's worker");
+    world.drained_leave();
+    world.log.clear();
+    world.event(Event::Order(Order::Drain));
+    assert!(happened(&world, &Action::SendRetire(first)));
+    assert_eq!(introductions(&world), []);
+}
+
 #[test]
 fn an_operators_wish_waits_for_no_interval_and_no_older_wish() {
     let mut world = serving(3);

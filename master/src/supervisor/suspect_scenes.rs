@@ -83,6 +83,11 @@ fn a_suspicion_that_is_taken_back_costs_a_graceful_replacement_at_most() {
     world.boot_all();
     world.claim(late, None);
     assert!(happened(&world, &Action::SendDrain(late)) && happened(&world, &Action::SendStepAside(late)));
+    let handed_over = |action: &Action| matches!(action, Action::Introduce { leaver, .. } if *leaver == late);
+    assert!(
+        !world.log.iter().any(handed_over),
+        "who was suspected when its standby came announces the close"
+    );
     let replaced = Action::CountRecycle(RecycleReason::Suspect);
     assert_eq!(count(&world, |action| *action == replaced), 2);
     assert!(!aborted(&world, early) && !aborted(&world, late));

@@ -172,6 +172,11 @@ impl World {
             }
             Action::CloseListener(slot) => self.close(slot),
             Action::Spawn(child, role, version) => self.spawn(child, role, version, events),
+            Action::Introduce { leaver, heir } => {
+                let serves = |id| self.processes.get(&id).is_some_and(Process::serves);
+                let wrong = leaver == heir || !serves(leaver) || !serves(heir) || self.stopping.is_some();
+                self.breach(wrong, "I2", || format!("{heir:?} is to take the connections of {leaver:?}"));
+            }
             Action::SendDrain(child) | Action::SendStepAside(child) => self.drain(child),
             Action::Confirm(child, _) => {
                 if self.confirmation == Confirmation::Yes {

@@ -1,10 +1,10 @@
 //! Carrying out the supervisor's actions.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
-use forkgate_shared::control::{ControlError, ToChild};
+use forkgate_shared::control::{ControlError, ToChild, worker_line};
 use forkgate_shared::rows::RowState;
 
 use super::child::{self, Common};
@@ -20,6 +20,7 @@ impl Master {
             Action::OpenListener(slot) => self.open_listener(slot),
             Action::CloseListener(slot) => self.listeners.close_slot(slot),
             Action::Spawn(id, role, version) => self.spawn(id, role, version),
+            Action::Introduce { leaver, heir } => self.introduce(leaver, heir),
             Action::SendDrain(id) => self.send(id, &ToChild::Drain),
             Action::SendRetire(id) => self.send(id, &ToChild::Retire),
             Action::Signal(id, ChildSignal::Term) => self.signal(id, libc::SIGTERM),
@@ -138,6 +139,22 @@ impl Master {
         }
     }
 
+    /// Gives two workers a line on which connections move. Without one the close of each is announced, which is no loss.
+    fn introduce(&self, leaver: ChildId, heir: ChildId) {
+        if !self.versions.newest().settings.connection_handover {
+            return;
+        }
+        let control = |id| self.children.get(&id).and_then(|child| child.control.as_ref());
+        let (Some(to_leaver), Some(to_heir)) = (control(leaver), control(heir)) else { return };
+        let introduced = worker_line().map_err(ControlError::from).and_then(|(leavers, heirs)| {
+            to_heir.send(&ToChild::Predecessor, Some(heirs.as_fd()))?;
+            to_leaver.send(&ToChild::Heir, Some(leavers.as_fd()))
+        });
+        if let Err(error) = introduced {
+            tracing::warn!(%error, "connections cannot move to the next worker: their close is announced");
+        }
+    }
+
     /// Without a signal for a suspect that does not listen: it would cut off what the suspect still answers.
     fn send_step_aside(&self, id: ChildId) {
         let Some(child) = self.children.get(&id) else { return };
@@ -214,7 +231,7 @@ impl Master {
             return;
         };
         let message = ToChild::Catalog { generation: catalog.generation };
-        let full = match control.send(&message, Some(std::os::fd::AsFd::as_fd(&catalog.memfd))) {
+        let full = match control.send(&message, Some(catalog.memfd.as_fd())) {
             Err(ControlError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => true,
             Err(error) => {
                 tracing::debug!(pid = child.pid, %error, "a catalog was not sent");

@@ -119,6 +119,8 @@ pub struct Counters {
     pub requests: AtomicU64,
     /// Connections accepted on the main port.
     pub accepted: AtomicU64,
+    /// Connections on the main port that moved to an heir; they are counted as accepted once, where they came in.
+    pub handed_over: AtomicU64,
     /// Bytes received from clients.
     pub bytes_in: AtomicU64,
     /// Bytes sent to clients.
@@ -202,7 +204,7 @@ impl Counters {
     }
 
     pub(super) fn cells(&self) -> impl Iterator<Item = &AtomicU64> {
-        [&self.requests, &self.accepted, &self.bytes_in, &self.bytes_out, &self.panics]
+        [&self.requests, &self.accepted, &self.handed_over, &self.bytes_in, &self.bytes_out, &self.panics]
             .into_iter()
             .chain(&self.status)
             .chain(self.requests_by.0.iter().flatten().flatten())

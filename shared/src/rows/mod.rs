@@ -30,7 +30,7 @@ use crate::memfd::{self, Mapping};
 use crate::verdict::Verdict;
 
 /// Version of this layout; part of the header.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 const MAGIC: u64 = u64::from_be_bytes(*b"fgrows\0\0");
 
 /// Slots whose accept queue the base has room for: the most workers and what TTIN adds.

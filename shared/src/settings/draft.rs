@@ -200,6 +200,7 @@ fn blank() -> Settings {
         graceful_timeout: Duration::ZERO,
         orphan_timeout: Duration::ZERO,
         keepalive_grace: Duration::ZERO,
+        connection_handover: true,
         jwt_secret: Secret::new(""),
         jwt_audience: String::new(),
         jwt_issuer: String::new(),

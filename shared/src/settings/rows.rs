@@ -93,6 +93,15 @@ const PROCESSES: &[Setting] = &[
          close`. A close without that word loses the request that is on its way. 5 s is what uvicorn and Node wait by default.",
     ),
     Setting::new(
+        "GATEWAY_CONNECTION_HANDOVER",
+        Text("true"),
+        Bool(|d, yes| d.settings.connection_handover = yes),
+        |s| s.connection_handover.to_string(),
+        "Whether open connections move to the new worker when one is replaced: each as soon as it is idle, with what the \
+         client has sent of its next request. Nobody is told to come again then, and GATEWAY_KEEPALIVE_GRACE waits for nobody. \
+         Off: every connection is closed within that grace, its last answer says so.",
+    ),
+    Setting::new(
         "GATEWAY_ORPHAN_TIMEOUT",
         Text("60s"),
         Span(Duration::ZERO..=DAY, |d, t| d.settings.orphan_timeout = t),

@@ -388,6 +388,7 @@ fn every_field_belongs_to_a_setting_and_shows_what_it_reads() {
         ("GATEWAY_BOOT_TIMEOUT", "7s"),
         ("GATEWAY_GRACEFUL_TIMEOUT", "2m"),
         ("GATEWAY_KEEPALIVE_GRACE", "7s"),
+        ("GATEWAY_CONNECTION_HANDOVER", "false"),
         ("GATEWAY_ORPHAN_TIMEOUT", "7s"),
         ("GATEWAY_MAX_REQUESTS", "7"),
         ("GATEWAY_MAX_REQUESTS_JITTER", "7"),

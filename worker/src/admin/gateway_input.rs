@@ -267,21 +267,7 @@ mod tests {
     use super::*;
 
     fn settings(localhost: bool) -> Settings {
-        let json = serde_json::json!({
-            "bind": "127.0.0.1:4444", "admin_bind": "127.0.0.1:4445", "workers": 1, "backlog": 1, "state_dir": "/",
-            "database": "/x", "max_requests": 0, "max_requests_jitter": 0, "max_rss": null,
-            "memory_sample_interval": {"secs": 1, "nanos": 0}, "worker_lifetime": null,
-            "watchdog": "off", "stall_timeout": {"secs": 10, "nanos": 0}, "spin_window": {"secs": 15, "nanos": 0},
-            "kill_interval": {"secs": 30, "nanos": 0}, "recycle_min_interval": {"secs": 1, "nanos": 0}, "boot_timeout": {"secs": 1, "nanos": 0},
-            "graceful_timeout": {"secs": 1, "nanos": 0}, "orphan_timeout": {"secs": 1, "nanos": 0},
-            "keepalive_grace": {"secs": 1, "nanos": 0}, "jwt_secret": "s", "jwt_audience": "a", "jwt_issuer": "i",
-            "auth_required": true, "session_keys": null, "allowed_hosts": [], "allowed_origins": [],
-            "ssrf_allow_localhost": localhost, "ssrf_allow_private_networks": false, "tool_name_separator": "__",
-            "log_format": "text", "log_level": "info", "tool_timeout": {"secs": 1, "nanos": 0},
-            "connect_timeout": {"secs": 1, "nanos": 0}, "header_timeout": {"secs": 1, "nanos": 0}, "max_body": 1,
-            "max_answer": 1, "sse_keepalive_interval": {"secs": 1, "nanos": 0}, "sse_send_timeout": null
-        });
-        serde_json::from_value(json).expect("settings")
+        Settings { ssrf_allow_localhost: localhost, ..crate::fixtures::settings() }
     }
 
     #[test]

@@ -99,9 +99,9 @@ impl InFlight {
             self.is_stream = true;
             row.streams.fetch_add(1, Relaxed);
         }
-        let draining = gateway.lifecycle.is_draining();
+        let announces = gateway.lifecycle.announces_close();
         let (mut head, body) = response.into_parts();
-        if draining {
+        if announces {
             head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Response::from_parts(head, Answer { body, in_flight: self })

@@ -5,6 +5,7 @@
 //! Whatever is turned down on the way is a [`refusal::Refusal`].
 
 mod caught;
+pub mod client;
 mod cors;
 mod host;
 mod in_flight;

@@ -2,19 +2,14 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use forkgate_shared::rows::Counters;
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::caught::{Panicked, caught};
 use super::cors::Cors;
@@ -30,10 +25,7 @@ use crate::catalog::Endpoint;
 use crate::gateway::Shared;
 use crate::lifecycle::essential::Duty;
 use crate::lifecycle::task;
-use crate::net::activity::{Activity, Limits};
-use crate::net::connection;
-use crate::net::io::{ByteCounters, ClientIo};
-use crate::net::open::Registered;
+use crate::net::activity::Limits;
 use crate::observe;
 use crate::observe::note::{Kind, Note};
 use crate::observe::throttle::Throttle;
@@ -54,6 +46,14 @@ impl Port {
         match self {
             Port::Main => Duty::AcceptMain,
             Port::Admin => Duty::AcceptAdmin,
+        }
+    }
+
+    /// Its name between two workers, of which one may be of another version.
+    pub fn door(self) -> u8 {
+        match self {
+            Port::Main => 0,
+            Port::Admin => 1,
         }
     }
 }
@@ -95,28 +95,13 @@ impl Edge {
         &self.gateway
     }
 
-    pub(super) fn port(&self) -> Port {
+    /// Which port this is.
+    pub fn port(&self) -> Port {
         self.port
     }
 
-    /// Serves an accepted connection in a task of its own, until it ends.
-    pub fn serve(edge: &Rc<Edge>, stream: TcpStream, place: Option<OwnedSemaphorePermit>) {
-        let activity = Rc::new(Activity::default());
-        let open = Open::new(edge, &activity);
-        let edge = Rc::clone(edge);
-        task::spawn("client-connection", async move {
-            let counters = (edge.port == Port::Main)
-                .then(|| ByteCounters::new(Arc::clone(&edge.gateway.rows), edge.gateway.row_index));
-            let io = ClientIo::new(stream, Rc::clone(&activity), counters);
-            let service = service_fn(|request: Request<Incoming>| {
-                let in_flight = InFlight::begin(&edge, &activity, request.method(), request.uri().path());
-                handle(Rc::clone(&edge), in_flight, request)
-            });
-            let connections = edge.gateway.lifecycle.connections();
-            let end = connection::drive(io, Rc::clone(&activity), connections, edge.limits, service).await;
-            tracing::debug!(?end, "connection closed");
-            drop((open, place));
-        });
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// True while the event loop is so far behind that further calls would only wait.
@@ -136,33 +121,8 @@ impl Edge {
     }
 }
 
-/// A connection in the registry and in the row's numbers, until it is dropped.
-struct Open {
-    edge: Rc<Edge>,
-    _registered: Registered,
-}
-
-impl Open {
-    fn new(edge: &Rc<Edge>, activity: &Rc<Activity>) -> Open {
-        let gateway = &edge.gateway;
-        if edge.port == Port::Main {
-            Counters::add(&gateway.row().counters.accepted, 1);
-            gateway.row().connections.fetch_add(1, Relaxed);
-        }
-        let registered = gateway.lifecycle.connections().register(Rc::clone(activity));
-        Open { edge: Rc::clone(edge), _registered: registered }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if self.edge.port == Port::Main {
-            self.edge.gateway.row().connections.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
-async fn handle(
+/// Answers one request.
+pub(super) async fn handle(
     edge: Rc<Edge>,
     mut in_flight: InFlight,
     request: Request<Incoming>,
@@ -239,7 +199,7 @@ fn probe(edge: &Edge, route: &Route, head: &Parts) -> Response<Body> {
             let text = concat!("{\"name\":\"forkgate\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
             answer::json(StatusCode::OK, Bytes::from_static(text.as_bytes()))
         }
-        Route::Ready if edge.gateway.lifecycle.is_draining() => {
+        Route::Ready if edge.gateway.lifecycle.announces_close() => {
             answer::json(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"{\"status\":\"draining\"}"))
         }
         Route::Ready if edge.is_starved() => {

@@ -1,4 +1,4 @@
-//! The edge as a client sees it: real connections to [`Edge::serve`], a gateway without upstreams behind it.
+//! The edge as a client sees it: real connections, as [`Client`]s, a gateway without upstreams behind it.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
+use super::client::Client;
 use super::in_flight::InFlight;
 use super::serve::{Edge, Port};
 use crate::answer;
@@ -37,7 +38,7 @@ async fn world(port: Port, alter: impl Fn(&mut Settings)) -> World {
     let edge = Rc::new(Edge::new(&gateway, port));
     task::spawn("accept", async move {
         while let Ok((stream, _)) = listener.accept().await {
-            Edge::serve(&edge, stream, None);
+            Client::accepted(&edge, stream, None).serve();
         }
     });
     World { gateway, address, master, _state: state }
@@ -260,7 +261,7 @@ async fn while_draining_every_answer_announces_the_close() {
             let n = client.read(&mut answer).await.expect("read");
             let before = String::from_utf8_lossy(&answer[..n]).into_owned();
             assert!(before.starts_with("HTTP/1.1 200") && !before.contains("connection: close"), "{before}");
-            world.gateway.lifecycle.drain();
+            world.gateway.lifecycle.drain(None);
             client.write_all(request).await.expect("the idle connection has its grace");
             let n = client.read(&mut answer).await.expect("read");
             let after = String::from_utf8_lossy(&answer[..n]).into_owned();

@@ -29,8 +29,10 @@ use super::control::{self, Control};
 use super::drain::{self, Doors};
 use super::essential::Duty;
 use super::inherited::Inherited;
+use super::succession::Succession;
 use super::{Lifecycle, recycle, task};
 use crate::auth::Authenticator;
+use crate::edge::client::Client;
 use crate::edge::serve::{Edge, Port};
 use crate::gateway::{Gateway, Shared};
 use crate::net::accept::{Accepting, Acceptor, Room};
@@ -223,14 +225,15 @@ async fn open_and_serve(
     row.connection_limit.store(places as u64, Relaxed);
     row.abandoned_limit.store(MOST_ABANDONED as u64, Relaxed);
     let (accepting, _) = watch::channel(Accepting::Open);
-    let mut loops = Vec::new();
+    let (mut loops, mut ports) = (Vec::new(), Vec::new());
     for (port, fd, places) in [(Port::Main, listener, places), (Port::Admin, admin_listener, ADMIN_ROOM)] {
         let edge = Rc::new(Edge::new(gateway, port));
         let room = Rc::new(Room::new(places));
+        ports.push((Rc::clone(&edge), Rc::clone(&room)));
         let acceptor = Acceptor::new(fd, room, accepting.subscribe()).doing("taking over a listener")?;
         let on_duty = essential.take_up(port.accept_duty());
         loops.push(task::spawn(on_duty.duty().as_str(), async move {
-            let run = acceptor.run(|stream, place| Edge::serve(&edge, stream, place));
+            let run = acceptor.run(|stream, place| Client::accepted(&edge, stream, place).serve());
             #[cfg(feature = "faults")]
             let run = crate::faults::essential::accepting(port, run);
             run.await;
@@ -262,7 +265,8 @@ async fn open_and_serve(
     };
     watchdog::start(settings, wiring).doing("starting the watchdog")?;
     tracing::info!(catalog = gateway.catalog.load().generation, "serving");
-    Ok(drain::serve_until_told(gateway, orders, Doors { orders: accepting, loops }).await)
+    let doors = Doors { orders: accepting, loops, succession: Succession::new(ports) };
+    Ok(drain::serve_until_told(gateway, orders, doors).await)
 }
 
 /// Raises the soft limit of open files to the hard one; returns how many connections fit.

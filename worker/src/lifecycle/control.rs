@@ -22,7 +22,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::essential::OnDuty;
 
-/// Orders that may wait for the event loop. All of them mean leaving: a loop that has not read so many has been told.
+/// Orders that may wait for the event loop. All but two mean leaving: a loop that has not read so many has been told. A line
+/// to another worker for which there is no room is closed, and the other goes on without.
 const QUEUE: usize = 16;
 
 /// How long after the orphan timeout a worker that is still here is taken to be stuck.
@@ -43,6 +44,10 @@ pub enum Order {
     Quit,
     /// A newer catalog.
     Catalog(Arc<NewCatalog>),
+    /// A line to the worker that takes this one's connections when it leaves.
+    Heir(OwnedFd),
+    /// A line from a worker that leaves.
+    Predecessor(OwnedFd),
 }
 
 /// Reports that the master asks for, by the verdict they are about.
@@ -269,6 +274,13 @@ impl Listener {
             Ok(Received::Message(ToChild::Catalog { generation }, None)) => {
                 tracing::error!(generation, "a catalog came without its descriptor");
             }
+            Ok(Received::Message(ToChild::Heir, Some(line))) => _ = self.pass(Order::Heir(line)),
+            Ok(Received::Message(ToChild::Predecessor, Some(line))) => {
+                _ = self.pass(Order::Predecessor(line));
+            }
+            Ok(Received::Message(ToChild::Heir | ToChild::Predecessor, None)) => {
+                tracing::error!("a line to another worker came without its descriptor");
+            }
             Ok(Received::WouldBlock) => {}
             Err(ControlError::Malformed(error)) => tracing::error!(%error, "the master's message is ignored"),
             Ok(Received::EndOfFile) | Err(_) => self.orphaned(),
@@ -319,10 +331,14 @@ impl Listener {
         }
     }
 
+    fn pass(&self, order: Order) -> bool {
+        self.orders.as_ref().is_some_and(|orders| orders.try_send(order).is_ok())
+    }
+
     fn order(&mut self, order: Order) {
         self.told = true;
         let quit = matches!(order, Order::Quit);
-        let sent = self.orders.as_ref().is_some_and(|orders| orders.try_send(order).is_ok());
+        let sent = self.pass(order);
         if quit && !sent {
             end_process("asked to quit while the event loop does not listen");
         }

@@ -8,8 +8,9 @@
 //! | orphan | accept until the queue is empty, closed at once: nobody else holds this queue | orphan timeout |
 //! | quit | copies closed at once | the requests under way have most of a second; idle connections and streams are cut |
 //!
-//! When no listener is left the drain begins: answers announce the close, idle connections have a grace for one more
-//! request, streams end in their own way. The worker leaves when nothing is open
+//! When no listener is left the drain begins. With an heir (an order to drain or to retire that is no end of the service)
+//! connections move to it as soon as they are at rest; without one answers announce the close and idle connections have a
+//! grace for one more request. Streams end in their own way. The worker leaves when nothing is open
 //! and no call of a client that hung up runs any more, and at the limit in any case.
 
 use std::os::fd::OwnedFd;
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::control::{NewCatalog, Order, Orders};
+use super::succession::Succession;
 use crate::catalog::{Catalog, SnapshotError};
 use crate::gateway::{Gateway, Shared};
 use crate::net::accept::Accepting;
@@ -51,6 +53,8 @@ pub(super) struct Doors {
     pub(super) orders: watch::Sender<Accepting>,
     /// One per listener.
     pub(super) loops: Vec<JoinHandle<()>>,
+    /// Where clients come from when their worker leaves, and where they go when this one does.
+    pub(super) succession: Succession,
 }
 
 /// What an order means for the worker as a whole.
@@ -76,17 +80,18 @@ pub(super) async fn serve_until_told(gateway: &Shared, orders: Orders, doors: Do
 
 /// Returns when nothing is open any more, or the time to finish is over.
 async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
-    let Doors { orders: accepting, mut loops } = doors;
+    let Doors { orders: accepting, mut loops, succession } = doors;
     let mut aside = false;
     let limit = loop {
         let order = tokio::select! {
             () = close_doors(gateway, &mut loops), if aside && !loops.is_empty() => continue,
             order = orders.next() => order.unwrap_or(Order::Orphan),
         };
-        match obey(gateway, &accepting, order) {
+        match obey(gateway, &accepting, &succession, order) {
             Next::Serve => {}
             Next::StepAside => {
                 aside = true;
+                succession.enough();
                 step_aside(gateway);
             }
             Next::Leave(limit) => break limit,
@@ -94,7 +99,7 @@ async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
         }
     };
     let mut deadline = Instant::now() + limit;
-    let mut leaving = pin!(leave(gateway, loops));
+    let mut leaving = pin!(leave(gateway, &succession, loops));
     let mut connected = true;
     loop {
         tokio::select! {
@@ -108,7 +113,7 @@ async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
             }
             order = orders.next(), if connected => {
                 connected = order.is_some();
-                match obey(gateway, &accepting, order.unwrap_or(Order::Orphan)) {
+                match obey(gateway, &accepting, &succession, order.unwrap_or(Order::Orphan)) {
                     Next::Serve | Next::StepAside => {}
                     Next::Leave(limit) => deadline = deadline.min(Instant::now() + limit),
                     Next::Quit => return finish_quickly(gateway).await,
@@ -128,11 +133,24 @@ async fn finish_quickly(gateway: &Gateway) {
 }
 
 /// Carries out an order as far as it is done at once.
-fn obey(gateway: &Gateway, accepting: &watch::Sender<Accepting>, order: Order) -> Next {
+fn obey(
+    gateway: &Gateway,
+    accepting: &watch::Sender<Accepting>,
+    succession: &Succession,
+    order: Order,
+) -> Next {
     let graceful = gateway.settings.graceful_timeout;
     let (doors, next) = match order {
         Order::Catalog(catalog) => {
             apply_catalog(gateway, &catalog);
+            return Next::Serve;
+        }
+        Order::Predecessor(line) => {
+            succession.take_over(line);
+            return Next::Serve;
+        }
+        Order::Heir(line) => {
+            succession.named(line);
             return Next::Serve;
         }
         Order::Quit => {
@@ -164,7 +182,7 @@ fn tell(accepting: &watch::Sender<Accepting>, order: Accepting) {
 /// Answers announce the close, idle connections have their grace, streams end; the worker itself stays.
 fn step_aside(gateway: &Gateway) {
     tracing::info!(open = gateway.lifecycle.connections().count(), "stepping aside");
-    gateway.lifecycle.drain();
+    gateway.lifecycle.drain(None);
 }
 
 /// Waits for the accept loops, which close their copies of the listeners; then the row says so, and not before: the master
@@ -180,10 +198,20 @@ async fn close_doors(gateway: &Gateway, loops: &mut Vec<JoinHandle<()>>) {
 }
 
 /// Waits for the accept loops, begins the drain, resolves when nothing is open.
-async fn leave(gateway: &Gateway, mut loops: Vec<JoinHandle<()>>) {
+async fn leave(gateway: &Gateway, succession: &Succession, mut loops: Vec<JoinHandle<()>>) {
     close_doors(gateway, &mut loops).await;
-    gateway.lifecycle.drain();
-    gateway.lifecycle.all_over().await;
+    let heir = succession.heir(gateway);
+    if heir.is_none() {
+        succession.enough();
+    }
+    gateway.lifecycle.drain(heir);
+    loop {
+        gateway.lifecycle.all_over().await;
+        // What comes at the last moment is served too.
+        if !succession.stopped().await {
+            return;
+        }
+    }
 }
 
 fn report_leftovers(gateway: &Gateway) {
@@ -263,7 +291,8 @@ mod tests {
             let slow = task::spawn("slow accept loop", async move { drop(closed.await) });
             let prompt = task::spawn("accept loop", async {});
             let following = Shared::clone(&gateway);
-            let doors = Doors { orders: accepting, loops: vec![slow, prompt] };
+            let succession = Succession::new(Vec::new());
+            let doors = Doors { orders: accepting, loops: vec![slow, prompt], succession };
             let follows = task::spawn("follow", async move { follow(&following, orders, doors).await });
             sender.send(Order::StepAside).await.expect("it listens");
             told.wait_for(|order| *order == Accepting::Closed).await.expect("it lives");

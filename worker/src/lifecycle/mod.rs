@@ -3,7 +3,7 @@
 //! | phase | accepts connections | answers | leaves when |
 //! |---|---|---|---|
 //! | serving | yes | keep-alive | told to drain, or the master is gone |
-//! | draining | no | with `Connection: close` | nothing is open and no call runs, or the graceful timeout passed |
+//! | draining | no | with `Connection: close`, unless connections move to an heir | nothing is open and no call runs, or the graceful timeout passed |
 
 pub mod boot;
 pub mod calls;
@@ -13,6 +13,7 @@ pub mod essential;
 pub(crate) mod inherited;
 mod memory;
 pub(crate) mod recycle;
+mod succession;
 pub mod task;
 
 use std::cell::Cell;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 
 use self::calls::DetachedCalls;
 use self::essential::Essential;
+use crate::net::handover::heir::Heir;
 use crate::net::open::OpenConnections;
 
 /// Where in its life a worker is.
@@ -67,10 +69,20 @@ impl Lifecycle {
         *self.phase.borrow() == Phase::Draining
     }
 
-    /// Begins the drain; again is nothing new.
-    pub fn drain(&self) {
+    /// Begins the drain; again is nothing new, an heir that comes too late included.
+    pub fn drain(&self, heir: Option<Rc<Heir>>) {
+        let begins = !self.is_draining();
         self.phase.send_replace(Phase::Draining);
-        self.connections.drain();
+        match heir {
+            Some(heir) if begins => self.connections.move_to(heir),
+            Some(_) => {}
+            None => self.connections.announce(),
+        }
+    }
+
+    /// True when answers are to say that their connection will be closed.
+    pub fn announces_close(&self) -> bool {
+        self.connections.announcing_since_ns().is_some()
     }
 
     /// Resolves when the drain begins, at once when it has begun.

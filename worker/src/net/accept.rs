@@ -66,6 +66,11 @@ impl Room {
         }
     }
 
+    /// A place, if there is one.
+    pub fn place_now(&self) -> Option<OwnedSemaphorePermit> {
+        std::sync::Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
     async fn place(&self) -> OwnedSemaphorePermit {
         if self.places.available_permits() == 0
             && let Some(suppressed) = self.full.allow()
@@ -140,7 +145,7 @@ impl Acceptor {
         };
         loop {
             match listener.accept().and_then(|(stream, _)| adopt(stream)) {
-                Ok(stream) => serve(stream, self.room.places.clone().try_acquire_owned().ok()),
+                Ok(stream) => serve(stream, self.room.place_now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_exhaustion(&error) => {
                     return tracing::error!(%error, "clients in the accept queue are lost");

@@ -11,6 +11,9 @@
 //!
 //! In every phase a peer that takes nothing of what is written is given up after the send timeout. A part of a
 //! pipelined head that hyper already holds counts as idle: its owner has an answer and may as well be silent.
+//!
+//! "Draining" is here: with the close announced. While connections may move to an heir they have no grace to wait for.
+//! In the first three phases, with nothing to write, a connection is at rest and may move ([`Activity::rest`]).
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
@@ -39,6 +42,15 @@ pub enum Phase {
     Flushing,
     /// Our side is closed; what the peer still sends is discarded.
     Lingering,
+}
+
+/// What a connection is doing that may move to another process; the clock is the same there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// [`Phase::Silent`], [`Phase::Idle`] or [`Phase::Head`].
+    pub phase: Phase,
+    /// Since when, in monotonic nanoseconds.
+    pub since_ns: u64,
 }
 
 /// What happens to a connection whose time is up.
@@ -93,6 +105,23 @@ impl Activity {
     /// The phase and when it began (monotonic nanoseconds). A request began with its first byte.
     pub fn phase(&self) -> (Phase, u64) {
         (self.phase.get(), self.since_ns.get())
+    }
+
+    /// Of a connection that was at rest elsewhere: its deadlines go on. A time to come is none.
+    pub fn resumed(rest: Rest) -> Activity {
+        let activity = Activity::default();
+        activity.phase.set(rest.phase);
+        activity.since_ns.set(rest.since_ns.min(activity.since_ns.get()));
+        activity
+    }
+
+    /// What it is doing, if it is nothing that ties it to this process: no request is worked on, and nothing waits to be
+    /// written.
+    pub fn rest(&self) -> Option<Rest> {
+        let (phase, since_ns) = self.phase();
+        let at_rest = matches!(phase, Phase::Silent | Phase::Idle | Phase::Head)
+            && self.blocked_since_ns.get().is_none();
+        at_rest.then_some(Rest { phase, since_ns })
     }
 
     fn enter(&self, phase: Phase) {
@@ -271,6 +300,27 @@ mod tests {
         assert_eq!(activity.next_expiry(&LIMITS, None), first, "asking again is no progress");
         activity.wrote();
         assert_eq!(expiry(&activity, None), None);
+    }
+
+    #[test]
+    fn only_who_waits_for_its_client_is_at_rest_and_it_takes_its_age_along() {
+        let activity = Activity::default();
+        assert_eq!(activity.rest().map(|rest| rest.phase), Some(Phase::Silent));
+        activity.received();
+        let rest = activity.rest().expect("a head has begun");
+        let elsewhere = Activity::resumed(rest);
+        assert_eq!(elsewhere.phase(), (Phase::Head, rest.since_ns));
+        assert_eq!(elsewhere.next_expiry(&LIMITS, None), activity.next_expiry(&LIMITS, None));
+        let to_come = Activity::resumed(Rest { since_ns: u64::MAX, ..rest });
+        assert!(to_come.phase().1 <= monotonic_ns());
+        activity.request_begins([0; LABEL]);
+        assert_eq!(activity.rest(), None);
+        activity.answer_complete();
+        assert_eq!(activity.rest(), None, "the answer is on its way into the socket");
+        activity.flushed();
+        assert_eq!(activity.rest().map(|rest| rest.phase), Some(Phase::Idle));
+        activity.write_blocked();
+        assert_eq!(activity.rest(), None);
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //!
 //! No timer exists for a connection that needs none: one is made when the first deadline appears, which in the usual
 //! life of a connection (whole heads, readers that read) never happens.
+//!
+//! A connection at rest whose worker has an heir is taken apart in a moment in which hyper holds nothing but bytes that it
+//! has read: [`Driven::Leaves`]. Until it is its turn it is served as ever.
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,12 +20,13 @@ use hyper::service::HttpService;
 use tokio::time::{Instant, Sleep};
 
 use super::activity::{Activity, Expiry, Limits};
+use super::handover::heir::{Heir, Turn};
 use super::io::ClientIo;
 use super::open::OpenConnections;
 
 /// hyper's buffer per direction: the largest request head, and what may wait for a slow reader before its answer's
 /// source is no longer asked. hyper's own 400 KB would hide for long that a reader has stopped.
-const MAX_BUFFER: usize = 64 * 1024;
+pub const MAX_BUFFER: usize = 64 * 1024;
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -35,7 +39,15 @@ pub enum End {
     Expired(Expiry),
 }
 
-/// Serves a connection until it ends. `pipeline_flush` of hyper stays off: with it an answer waits in hyper's buffer
+/// What became of a connection.
+pub enum Driven {
+    /// It is over.
+    Ended(End),
+    /// It is at rest and has its turn to move; what was read and not used is put back.
+    Leaves(ClientIo, Rc<Heir>, Turn),
+}
+
+/// Serves a connection until it ends or moves. `pipeline_flush` of hyper stays off: with it an answer waits in hyper's buffer
 /// for as long as a part of a further request lies in the read buffer, that is, until the peer sends more.
 pub async fn drive<S>(
     io: ClientIo,
@@ -43,7 +55,7 @@ pub async fn drive<S>(
     open: &OpenConnections,
     limits: Limits,
     service: S,
-) -> End
+) -> Driven
 where
     S: HttpService<Incoming>,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -52,15 +64,18 @@ where
 {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_BUFFER).header_read_timeout(None);
-    let mut connection = pin!(builder.serve_connection(io, service));
-    let mut alarm = Alarm::default();
-    poll_fn(|cx| {
+    let mut connection = builder.serve_connection(io, service);
+    let (mut alarm, mut place) = (Alarm::default(), Place::default());
+    let ended = poll_fn(|cx| {
         activity.driven_by(cx.waker());
         loop {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(result.map_or_else(End::Broken, |()| End::Closed));
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Ok(result.map_or_else(End::Broken, |()| End::Closed)));
             }
-            let Some((at_ns, expiry)) = activity.next_expiry(&limits, open.draining_since_ns()) else {
+            if let Some(leaves) = place.poll_turn(cx, &activity, open) {
+                return Poll::Ready(Err(leaves));
+            }
+            let Some((at_ns, expiry)) = activity.next_expiry(&limits, open.announcing_since_ns()) else {
                 return Poll::Pending;
             };
             if alarm.poll_until(cx, at_ns).is_pending() {
@@ -69,19 +84,64 @@ where
             match expiry {
                 Expiry::GraceOver if !alarm.grace_used => {
                     alarm.grace_used = true;
-                    connection.as_mut().graceful_shutdown();
+                    Pin::new(&mut connection).graceful_shutdown();
                 }
                 Expiry::StalledReader => {
                     activity.give_up();
-                    return Poll::Ready(End::Expired(expiry));
+                    return Poll::Ready(Ok(End::Expired(expiry)));
                 }
                 Expiry::SlowHead | Expiry::GraceOver | Expiry::LingerOver => {
-                    return Poll::Ready(End::Expired(expiry));
+                    return Poll::Ready(Ok(End::Expired(expiry)));
                 }
             }
         }
     })
-    .await
+    .await;
+    match ended {
+        Ok(end) => Driven::Ended(end),
+        Err((heir, turn)) => {
+            let parts = connection.into_parts();
+            let mut io = parts.io;
+            io.put_back(parts.read_buf);
+            Driven::Leaves(io, heir, turn)
+        }
+    }
+}
+
+/// A connection's place among those that wait to move.
+#[derive(Default)]
+struct Place {
+    waits: Option<Waits>,
+}
+
+/// For whom, and for the turn.
+type Waits = (Rc<Heir>, Pin<Box<dyn Future<Output = Option<Turn>>>>);
+
+impl Place {
+    /// Gives the turn if the connection is at rest. hyper was polled just before and waits for more bytes: of a
+    /// connection at rest it holds nothing to write.
+    fn poll_turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        activity: &Activity,
+        open: &OpenConnections,
+    ) -> Option<(Rc<Heir>, Turn)> {
+        let Some(heir) = open.heir().filter(|_| activity.rest().is_some()) else {
+            self.waits = None;
+            return None;
+        };
+        let (_, turn) = self.waits.get_or_insert_with(|| {
+            let turn = Box::pin(heir.turn());
+            (Rc::clone(&heir), turn)
+        });
+        match turn.as_mut().poll(cx) {
+            Poll::Pending => None,
+            Poll::Ready(turn) => {
+                self.waits = None;
+                turn.map(|turn| (heir, turn))
+            }
+        }
+    }
 }
 
 /// A timer that is made when it is first needed.
@@ -120,51 +180,66 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
-    use crate::net::activity::LABEL;
+    use crate::net::activity::{LABEL, Phase};
     use crate::net::io::ByteCounters;
 
     const LIMITS: Limits = Limits { head: FOREVER, send: Some(FOREVER), grace: FOREVER };
     const FOREVER: Duration = Duration::from_secs(3600);
     const SOON: Duration = Duration::from_millis(20);
 
-    /// A connection whose handler answers `/big` with 64 MiB, `/refused` without reading, and else with the body.
-    async fn connect(
-        limits: Limits,
-        open: &Rc<OpenConnections>,
-        rows: &Arc<Rows>,
-    ) -> (TcpStream, impl Future<Output = End>) {
+    /// A client and the server's side of its connection.
+    async fn pair(rows: &Arc<Rows>) -> (TcpStream, ClientIo, Rc<Activity>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let client = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
         let (server, _) = listener.accept().await.expect("accept");
         let activity = Rc::new(Activity::default());
         let io = ClientIo::new(server, Rc::clone(&activity), Some(ByteCounters::new(Arc::clone(rows), 0)));
-        let (open, at_work) = (Rc::clone(open), Rc::clone(&activity));
+        (client, io, activity)
+    }
+
+    /// Serves with a handler that answers `/big` with 64 MiB, `/refused` without reading, and else with the body.
+    async fn serve(
+        io: ClientIo,
+        activity: Rc<Activity>,
+        limits: Limits,
+        open: Rc<OpenConnections>,
+    ) -> Driven {
         let registered = open.register(Rc::clone(&activity));
-        let driven = async move {
-            let service = service_fn(|request: Request<Incoming>| {
-                let at_work = Rc::clone(&at_work);
-                at_work.request_begins([0; LABEL]);
-                async move {
-                    let path = request.uri().path().to_owned();
-                    let answer = match path.as_str() {
-                        "/big" => Bytes::from(vec![b'x'; 64 << 20]),
-                        "/refused" => Bytes::from_static(b"no"),
-                        _ => request
-                            .into_body()
-                            .collect()
-                            .await
-                            .map(|body| body.to_bytes())
-                            .unwrap_or_default(),
-                    };
-                    at_work.answer_complete();
-                    Ok::<_, Infallible>(Response::new(Full::new(answer)))
-                }
-            });
-            let end = drive(io, activity, &open, limits, service).await;
-            drop(registered);
-            end
+        let at_work = Rc::clone(&activity);
+        let service = service_fn(|request: Request<Incoming>| {
+            let at_work = Rc::clone(&at_work);
+            at_work.request_begins([0; LABEL]);
+            async move {
+                let path = request.uri().path().to_owned();
+                let answer = match path.as_str() {
+                    "/big" => Bytes::from(vec![b'x'; 64 << 20]),
+                    "/refused" => Bytes::from_static(b"no"),
+                    _ => request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default(),
+                };
+                at_work.answer_complete();
+                Ok::<_, Infallible>(Response::new(Full::new(answer)))
+            }
+        });
+        let driven = drive(io, activity, &open, limits, service).await;
+        drop(registered);
+        driven
+    }
+
+    /// A client, and its connection until it ends.
+    async fn connect(
+        limits: Limits,
+        open: &Rc<OpenConnections>,
+        rows: &Arc<Rows>,
+    ) -> (TcpStream, impl Future<Output = End>) {
+        let (client, io, activity) = pair(rows).await;
+        let driven = serve(io, activity, limits, Rc::clone(open));
+        let ended = async move {
+            match driven.await {
+                Driven::Ended(end) => end,
+                Driven::Leaves(..) => panic!("there is no heir"),
+            }
         };
-        (client, driven)
+        (client, ended)
     }
 
     fn world() -> (Rc<OpenConnections>, Arc<Rows>) {
@@ -265,7 +340,7 @@ mod tests {
         let talk = async {
             busy.write_all(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\no").await.expect("write");
             tokio::task::yield_now().await;
-            open.drain();
+            open.announce();
             assert_eq!(idle.read(&mut [0; 8]).await.expect("a clean end"), 0);
             drop(idle);
             busy.write_all(b"k").await.expect("write");
@@ -276,5 +351,61 @@ mod tests {
         };
         let (idle_end, busy_end, ()) = tokio::join!(idle_driven, busy_driven, talk);
         assert!(matches!((&idle_end, &busy_end), (End::Closed, End::Closed)), "{idle_end:?} {busy_end:?}");
+    }
+
+    fn heir() -> (Rc<Heir>, std::os::fd::OwnedFd) {
+        let (line, theirs) = forkgate_shared::control::worker_line().expect("line");
+        (Rc::new(Heir::new(line).expect("heir")), theirs)
+    }
+
+    #[tokio::test]
+    async fn a_connection_at_rest_moves_with_what_was_read_and_a_busy_one_after_its_answer() {
+        let (open, rows) = world();
+        let (mut client, io, activity) = pair(&rows).await;
+        let (heir, _theirs) = heir();
+        let whole = b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n";
+        let talk = async {
+            client.write_all(whole).await.expect("write");
+            client.write_all(b"o").await.expect("write");
+            while activity.phase().0 != Phase::Request {
+                tokio::task::yield_now().await;
+            }
+            open.move_to(Rc::clone(&heir));
+            client.write_all(b"kPOST / HT").await.expect("write");
+            let answer = read_until(&mut client, "ok").await;
+            assert!(!answer.contains("connection: close"), "{answer}");
+        };
+        let (driven, ()) = tokio::join!(serve(io, Rc::clone(&activity), LIMITS, Rc::clone(&open)), talk);
+        let Driven::Leaves(io, _, turn) = driven else { panic!("it is at rest") };
+        assert_eq!(&io.ahead()[..], b"POST / HT");
+        drop(turn);
+        // It finds nobody who takes it, and is served on.
+        let talk = async {
+            client.write_all(b"TP/1.1\r\ncontent-length: 3\r\n\r\ntwo").await.expect("write");
+            read_until(&mut client, "two").await;
+            drop(client);
+        };
+        let (driven, ()) = tokio::join!(serve(io, activity, LIMITS, Rc::default()), talk);
+        assert!(matches!(driven, Driven::Ended(End::Closed)));
+        assert_eq!(rows.row(0).counters.bytes_in.load(Relaxed), 81, "each byte is counted once");
+    }
+
+    #[tokio::test]
+    async fn without_a_turn_a_connection_is_served_on() {
+        let (open, rows) = world();
+        let (mut client, io, activity) = pair(&rows).await;
+        let (heir, _theirs) = heir();
+        let mut turns = Vec::new();
+        for _ in 0..crate::net::handover::heir::WINDOW {
+            turns.push(heir.turn().await.expect("a place"));
+        }
+        open.move_to(heir);
+        let talk = async {
+            client.write_all(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nok").await.expect("write");
+            read_until(&mut client, "ok").await;
+            turns.pop();
+        };
+        let (driven, ()) = tokio::join!(serve(io, activity, LIMITS, open), talk);
+        assert!(matches!(driven, Driven::Leaves(..)));
     }
 }

@@ -6,11 +6,13 @@
 //! discarded until the peer closes too; a bound on bytes is here, the bound on time is the driver's.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Bytes, BytesMut};
 use forkgate_shared::rows::{Counters, Rows};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -49,12 +51,30 @@ pub struct ClientIo {
     counters: Option<ByteCounters>,
     /// Bytes that may still be discarded once our side is closed; none before.
     lingering: Option<usize>,
+    /// Read before, by whoever served this connection then; they come before what the socket has.
+    ahead: Bytes,
 }
 
 impl ClientIo {
     /// Wraps an accepted connection.
     pub fn new(stream: TcpStream, activity: Rc<Activity>, counters: Option<ByteCounters>) -> ClientIo {
-        ClientIo { stream, activity, counters, lingering: None }
+        ClientIo { stream, activity, counters, lingering: None, ahead: Bytes::new() }
+    }
+
+    /// Puts bytes back that were read and not used.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        if self.ahead.is_empty() {
+            self.ahead = bytes;
+        } else if !bytes.is_empty() {
+            let mut both = BytesMut::from(&bytes[..]);
+            both.extend_from_slice(&self.ahead);
+            self.ahead = both.freeze();
+        }
+    }
+
+    /// What was put back and not read again.
+    pub fn ahead(&self) -> &Bytes {
+        &self.ahead
     }
 
     fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -101,6 +121,13 @@ impl hyper::rt::Read for ClientIo {
         cx: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            // Counted, and told to `activity`, when it was read first.
+            let length = self.ahead.len().min(cursor.remaining());
+            let bytes = self.ahead.split_to(length);
+            cursor.put_slice(&bytes);
+            return Poll::Ready(Ok(()));
+        }
         // SAFETY: tokio's `ReadBuf` writes initialised bytes only and never de-initialises any (its contract for
         // `uninit`), so hyper's buffer keeps its own invariant.
         let mut buf = ReadBuf::uninit(unsafe { cursor.as_mut() });
@@ -155,6 +182,12 @@ impl hyper::rt::Write for ClientIo {
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.written(result)
+    }
+}
+
+impl AsFd for ClientIo {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

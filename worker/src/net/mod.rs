@@ -4,10 +4,12 @@
 //!
 //! hyper parses; what it does not give is here (`io`, `activity`): the phase that a connection is in, a header timeout
 //! that does not run between requests, a deadline on a peer that takes nothing, a close that lets the last answer
-//! arrive. `open` knows all connections of a worker, for the drain.
+//! arrive. `open` knows all connections of a worker, for the drain. `handover` moves connections at rest to the worker that
+//! takes this one's place.
 
 pub mod accept;
 pub mod activity;
 pub mod connection;
+pub mod handover;
 pub mod io;
 pub mod open;

@@ -1,4 +1,9 @@
-//! All open client connections of a worker: to wake them when it drains, and to say what was left when time is up.
+//! All open client connections of a worker: to let them go when it drains, and to say what was left when time is up.
+//!
+//! | a worker that drains | idle connections | answers |
+//! |---|---|---|
+//! | with an heir | move to it | say nothing of a close: their connection moves when they are written |
+//! | without, or when the heir takes no more | have their grace for one more request | announce the close |
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -8,13 +13,15 @@ use forkgate_shared::rows::monotonic_ns;
 use tokio::sync::Notify;
 
 use super::activity::{Activity, Phase};
+use super::handover::heir::Heir;
 
 /// The registry of connections; both ports.
 #[derive(Default)]
 pub struct OpenConnections {
     next: Cell<u64>,
     open: RefCell<HashMap<u64, Rc<Activity>>>,
-    draining_since_ns: Cell<Option<u64>>,
+    heir: RefCell<Option<Rc<Heir>>>,
+    announcing_since_ns: Cell<Option<u64>>,
     none_left: Notify,
 }
 
@@ -43,18 +50,37 @@ impl OpenConnections {
         Registered { registry: Rc::clone(self), key }
     }
 
-    /// When the drain began, monotonic nanoseconds.
-    pub fn draining_since_ns(&self) -> Option<u64> {
-        self.draining_since_ns.get()
+    /// Since when answers announce the close, monotonic nanoseconds.
+    pub fn announcing_since_ns(&self) -> Option<u64> {
+        self.announcing_since_ns.get()
     }
 
-    /// Begins the drain: every connection looks at itself again. Once only.
-    pub fn drain(&self) {
-        if self.draining_since_ns.get().is_none() {
-            self.draining_since_ns.set(Some(monotonic_ns()));
-            for activity in self.open.borrow().values() {
-                activity.wake();
-            }
+    /// Who takes connections over, while that is so.
+    pub fn heir(&self) -> Option<Rc<Heir>> {
+        self.heir.borrow().clone()
+    }
+
+    /// From now on the close is announced, and nobody moves. Once only.
+    pub fn announce(&self) {
+        self.heir.take();
+        if self.announcing_since_ns.get().is_none() {
+            self.announcing_since_ns.set(Some(monotonic_ns()));
+            self.wake_all();
+        }
+    }
+
+    /// From now on connections move when they are at rest; unless the close was announced before.
+    pub fn move_to(&self, heir: Rc<Heir>) {
+        if self.announcing_since_ns.get().is_none() {
+            self.heir.replace(Some(heir));
+            self.wake_all();
+        }
+    }
+
+    /// Every connection looks at itself again.
+    fn wake_all(&self) {
+        for activity in self.open.borrow().values() {
+            activity.wake();
         }
     }
 
@@ -109,12 +135,19 @@ mod tests {
         open.all_closed().await;
     }
 
-    #[test]
-    fn the_drain_has_one_beginning() {
+    #[tokio::test]
+    async fn the_announcement_has_one_beginning_and_is_not_taken_back() {
         let open = OpenConnections::default();
-        open.drain();
-        let first = open.draining_since_ns();
-        open.drain();
-        assert!(first.is_some() && open.draining_since_ns() == first);
+        let heir = || {
+            let (line, _) = forkgate_shared::control::worker_line().expect("line");
+            Rc::new(Heir::new(line).expect("heir"))
+        };
+        open.move_to(heir());
+        assert!(open.heir().is_some() && open.announcing_since_ns().is_none());
+        open.announce();
+        let first = open.announcing_since_ns();
+        open.announce();
+        open.move_to(heir());
+        assert!(first.is_some() && open.announcing_since_ns() == first && open.heir().is_none());
     }
 }

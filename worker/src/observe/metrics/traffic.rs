@@ -39,6 +39,14 @@ pub(super) fn render(page: &mut Page, totals: &Counters) {
         [(Labels::new(), totals.accepted.load(Relaxed))],
     );
     page.counter(
+        (
+            "forkgate_connections_handed_over_total",
+            "Connections that moved from a worker that left to the next one; each was accepted once.",
+            &[],
+        ),
+        [(Labels::new(), totals.handed_over.load(Relaxed))],
+    );
+    page.counter(
         ("forkgate_bytes_total", "Bytes received from (in) and sent to (out) clients.", &["direction"]),
         [("in", &totals.bytes_in), ("out", &totals.bytes_out)]
             .map(|(direction, cell)| ([direction.to_owned()], cell.load(Relaxed))),

@@ -59,7 +59,7 @@ fn a_stream_that_nobody_reads_ends_with_its_session_and_with_the_worker() {
             }
             assert!(!chunks.is_closed());
             match drains {
-                true => bench.lifecycle().drain(),
+                true => bench.lifecycle().drain(None),
                 false => assert_eq!(bench.send("DELETE", &headers, "").await.status(), StatusCode::OK),
             }
             let ended = async {

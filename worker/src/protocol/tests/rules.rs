@@ -47,7 +47,7 @@ fn a_draining_worker_ends_session_streams() {
         let drain = Rc::clone(&bench);
         task::spawn("drain", async move {
             tokio::time::sleep(Duration::from_millis(120)).await;
-            drain.lifecycle.drain();
+            drain.lifecycle.drain(None);
         });
         assert!(text(stream).await.contains(": keep-alive\n\n"));
     });
