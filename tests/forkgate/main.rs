@@ -23,6 +23,7 @@ mod registry;
 mod reload;
 mod reload_ctl;
 mod rows;
+mod schedule;
 mod second;
 mod sessions;
 mod settings;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         reload_ctl::TESTS,
         lossless::TESTS,
         crash::TESTS,
+        schedule::TESTS,
         orphans::TESTS,
         memory::TESTS,
         rows::TESTS,
