@@ -65,6 +65,10 @@ pub struct WorkerStatus {
     pub in_flight: u64,
     /// Open event streams.
     pub streams: u64,
+    /// Calls that run on although their client has left.
+    pub abandoned_calls: u64,
+    /// For a worker that leaves: seconds until it is gone, finished or not.
+    pub leaves_in_s: Option<f64>,
     /// Private memory in bytes, as of its last sample; 0 before the first.
     pub private_bytes: u64,
     /// Registry generation it serves from.
@@ -134,6 +138,11 @@ impl WorkerStatus {
             connections: row.connections.load(Relaxed),
             in_flight: row.in_flight.load(Relaxed),
             streams: row.streams.load(Relaxed),
+            abandoned_calls: row.abandoned_calls.load(Relaxed),
+            leaves_in_s: match row.leaves_by_ns.load(Relaxed) {
+                0 => None,
+                by => Some(by.saturating_sub(now) as f64 / 1e9),
+            },
             private_bytes: row.private_bytes.load(Relaxed),
             catalog_generation: row.catalog_generation.load(Relaxed),
             settings_generation: row.settings_generation.load(Relaxed),

@@ -7,6 +7,7 @@ mod cli;
 mod clients;
 mod crash;
 mod demo;
+mod drains;
 mod eras;
 mod groups;
 mod handover;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         second::TESTS,
         storm::TESTS,
         stalled_slot::TESTS,
+        drains::TESTS,
         handover::TESTS,
         handover_clients::TESTS,
         watchdog::TESTS,

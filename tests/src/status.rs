@@ -48,6 +48,7 @@ pub struct Worker {
     pub connections: u64,
     pub in_flight: u64,
     pub streams: u64,
+    pub leaves_in_s: Option<f64>,
     pub private_bytes: u64,
     pub catalog_generation: u64,
     pub settings_generation: u64,

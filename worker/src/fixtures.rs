@@ -42,6 +42,7 @@ pub(crate) fn settings() -> Settings {
         graceful_timeout: Duration::from_secs(60),
         orphan_timeout: Duration::from_secs(60),
         keepalive_grace: Duration::from_secs(5),
+        stream_drain: Duration::from_secs(1),
         connection_handover: true,
         jwt_secret: Secret::new("a secret of the length that HS256 wants"),
         jwt_audience: "mcpgateway-api".to_owned(),

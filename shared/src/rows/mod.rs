@@ -118,6 +118,8 @@ pub struct Row {
     pub abandoned_calls: AtomicU64,
     /// Most of these; further calls of that kind are refused meanwhile.
     pub abandoned_limit: AtomicU64,
+    /// When a worker that leaves will be gone at the latest, monotonic nanoseconds; 0 = it was not told to leave.
+    pub leaves_by_ns: AtomicU64,
     /// Open connections to upstreams, by interned index.
     pub upstream_connections: UpstreamGauges,
     /// What the watchdog thread writes.

@@ -16,6 +16,8 @@ use super::{LogFormat, MAX_WORKERS, Secret, Settings, Watchdog, hosts};
 const JITTER_PARTS: u64 = 10;
 /// See `GATEWAY_KEEPALIVE_GRACE`.
 const KEEPALIVE_GRACE: Duration = Duration::from_secs(5);
+/// See `GATEWAY_STREAM_DRAIN`.
+const STREAM_DRAIN: Duration = Duration::from_secs(5);
 /// Percent of the cgroup's memory that workers may have together; the rest is for the master, page cache and peaks.
 const MEMORY_SHARE: u64 = 80;
 /// The database's file in the state directory.
@@ -48,6 +50,8 @@ pub struct Draft {
     pub database: Option<PathBuf>,
     /// None = the default, or less.
     pub keepalive_grace: Option<Duration>,
+    /// None = the default, or less.
+    pub stream_drain: Option<Duration>,
     /// None = by the address.
     pub allowed_hosts: Option<Vec<String>>,
     /// `GATEWAY_LOG` named a level too.
@@ -65,6 +69,7 @@ impl Draft {
             state_dir: None,
             database: None,
             keepalive_grace: None,
+            stream_drain: None,
             allowed_hosts: None,
             level_beside_format: false,
         };
@@ -113,6 +118,12 @@ impl Draft {
         if grace > s.graceful_timeout && fine(&["GATEWAY_KEEPALIVE_GRACE", "GATEWAY_GRACEFUL_TIMEOUT"]) {
             let graceful = show_duration(s.graceful_timeout);
             problems.push(Problem::GraceTooLong { grace: show_duration(grace), graceful });
+        }
+        let stream_drain = self.stream_drain.unwrap_or(STREAM_DRAIN.min(s.graceful_timeout));
+        s.stream_drain = stream_drain;
+        if stream_drain > s.graceful_timeout && fine(&["GATEWAY_STREAM_DRAIN", "GATEWAY_GRACEFUL_TIMEOUT"]) {
+            let graceful = show_duration(s.graceful_timeout);
+            problems.push(Problem::StreamDrainTooLong { drain: show_duration(stream_drain), graceful });
         }
         let default_hosts = || if s.bind.ip().is_loopback() { hosts::loopback_names() } else { Vec::new() };
         s.allowed_hosts = self.allowed_hosts.unwrap_or_else(default_hosts);
@@ -200,6 +211,7 @@ fn blank() -> Settings {
         graceful_timeout: Duration::ZERO,
         orphan_timeout: Duration::ZERO,
         keepalive_grace: Duration::ZERO,
+        stream_drain: Duration::ZERO,
         connection_handover: true,
         jwt_secret: Secret::new(""),
         jwt_audience: String::new(),

@@ -132,6 +132,8 @@ pub struct Settings {
     pub orphan_timeout: Duration,
     /// `GATEWAY_KEEPALIVE_GRACE`: how long a draining worker answers one more request on idle connections.
     pub keepalive_grace: Duration,
+    /// `GATEWAY_STREAM_DRAIN`: over how long the streams of a draining worker end.
+    pub stream_drain: Duration,
     /// `GATEWAY_CONNECTION_HANDOVER`: connections at rest move to the worker that replaces theirs.
     pub connection_handover: bool,
     /// `GATEWAY_WATCHDOG`.

@@ -78,6 +78,17 @@ pub enum Problem {
         /// The timeout.
         graceful: String,
     },
+    /// Streams would be cut before they are told to end.
+    #[error(
+        "GATEWAY_STREAM_DRAIN={drain} is longer than GATEWAY_GRACEFUL_TIMEOUT={graceful}; the drain would end first: lower \
+         the one or raise the other"
+    )]
+    StreamDrainTooLong {
+        /// The time for streams.
+        drain: String,
+        /// The timeout.
+        graceful: String,
+    },
     /// The database would be in a directory that is not there.
     #[error("DATABASE_URL: there is no directory {0}; make it or choose another path")]
     NoDatabaseDirectory(PathBuf),

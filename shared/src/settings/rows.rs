@@ -102,6 +102,15 @@ const PROCESSES: &[Setting] = &[
          Off: every connection is closed within that grace, its last answer says so.",
     ),
     Setting::new(
+        "GATEWAY_STREAM_DRAIN",
+        Computed("5s, or GATEWAY_GRACEFUL_TIMEOUT where that is shorter"),
+        Span(Duration::ZERO..=HOUR, |d, t| d.stream_drain = Some(t)),
+        |s| show_duration(s.stream_drain),
+        "Over how long the standing streams (GET) of a draining worker end, each at a random moment, so that their clients do \
+         not come back together: a thousand in 5 s are 200 a second. A replacement waits this long for streams, not longer. \
+         Streams of a call in progress wait for the call.",
+    ),
+    Setting::new(
         "GATEWAY_ORPHAN_TIMEOUT",
         Text("60s"),
         Span(Duration::ZERO..=DAY, |d, t| d.settings.orphan_timeout = t),

@@ -318,6 +318,8 @@ fn impossible_combinations_are_refused_and_odd_ones_warned_of() {
     let found =
         problems(&environment(&[("GATEWAY_KEEPALIVE_GRACE", "10"), ("GATEWAY_GRACEFUL_TIMEOUT", "5")]));
     assert!(found.len() == 1 && found[0].contains("longer than"), "{found:?}");
+    let found = problems(&environment(&[("GATEWAY_STREAM_DRAIN", "10"), ("GATEWAY_GRACEFUL_TIMEOUT", "5")]));
+    assert!(found.len() == 1 && found[0].contains("GATEWAY_STREAM_DRAIN=10s is longer"), "{found:?}");
     let found = problems(&environment(&[("DATABASE_URL", "sqlite:////no/such/directory/x.db")]));
     assert!(found.len() == 1 && found[0].contains("/no/such/directory"), "{found:?}");
     let found =
@@ -389,6 +391,7 @@ fn every_field_belongs_to_a_setting_and_shows_what_it_reads() {
         ("GATEWAY_GRACEFUL_TIMEOUT", "2m"),
         ("GATEWAY_KEEPALIVE_GRACE", "7s"),
         ("GATEWAY_CONNECTION_HANDOVER", "false"),
+        ("GATEWAY_STREAM_DRAIN", "7s"),
         ("GATEWAY_ORPHAN_TIMEOUT", "7s"),
         ("GATEWAY_MAX_REQUESTS", "7"),
         ("GATEWAY_MAX_REQUESTS_JITTER", "7"),

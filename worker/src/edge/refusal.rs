@@ -54,6 +54,12 @@ pub enum Refusal {
     /// The event loop is far behind.
     #[error("this worker is overloaded; try again in a few seconds")]
     Overloaded,
+    /// The worker has to leave before the request has its answer.
+    #[error(
+        "the gateway replaces the worker that has this request, and its time to finish is over (GATEWAY_GRACEFUL_TIMEOUT); \
+         whether the request was carried out is not known"
+    )]
+    CutOff,
     /// The handler panicked.
     #[error("the request met a defect of the gateway; its log says where")]
     Defect,
@@ -82,6 +88,7 @@ impl Refusal {
             Refusal::BrokenBody => Cause::BodyBroken,
             Refusal::RepeatedHeader(_) => Cause::NotARequest,
             Refusal::Overloaded => Cause::Unavailable,
+            Refusal::CutOff => Cause::CutOff,
             Refusal::Defect => Cause::Internal,
         }
     }
@@ -152,6 +159,7 @@ mod tests {
             (Refusal::BrokenBody, 400, "incomplete"),
             (Refusal::RepeatedHeader("origin"), 400, "origin"),
             (Refusal::Overloaded, 503, "try again"),
+            (Refusal::CutOff, 503, "GATEWAY_GRACEFUL_TIMEOUT"),
             (Refusal::Defect, 500, "log"),
         ];
         for (refusal, status, words) in table {

@@ -130,10 +130,14 @@ pub(super) async fn handle(
     let (head, body) = request.into_parts();
     let route = routes::find(head.uri.path(), edge.port);
     let reader = if matches!(route, Some(Route::Mcp(_))) { Reader::Mcp } else { Reader::Rest };
-    let response = match caught(respond(&edge, &mut in_flight, route, head, body)).await {
-        Ok(response) => response,
-        Err(Panicked) => Refusal::Defect.answer(reader),
+    let mut last_words = edge.gateway.lifecycle.last_words();
+    let response = tokio::select! {
+        // The handler first: it knows better what to say at the end.
+        biased;
+        response = caught(respond(&edge, &mut in_flight, route, head, body)) => response,
+        () = last_words.due() => Ok(Refusal::CutOff.answer(reader)),
     };
+    let response = response.unwrap_or_else(|Panicked| Refusal::Defect.answer(reader));
     Ok(in_flight.answered(response))
 }
 

@@ -75,6 +75,12 @@ pub enum Failure {
     /// The session table is full.
     #[error("all sessions are in use; try again later")]
     SessionsFull,
+    /// The worker has to leave before the call has its answer.
+    #[error(
+        "the gateway replaces the worker that made this call, and its time to finish is over (GATEWAY_GRACEFUL_TIMEOUT); \
+         whether the call was carried out is not known"
+    )]
+    CutOff,
     /// Too many calls whose clients hung up still run.
     #[error("too many calls whose clients have left are still running; try again later")]
     CallsFull,
@@ -117,6 +123,7 @@ impl Failure {
             Failure::NoSuchResource(_) => Cause::NoSuchResource,
             Failure::SessionUnknown => Cause::SessionUnknown,
             Failure::SessionsFull | Failure::CallsFull => Cause::Unavailable,
+            Failure::CutOff => Cause::CutOff,
             Failure::InputRequired { .. } => Cause::InputRequired,
             Failure::Upstream { cause, .. } if cause.is_before_processing() => Cause::UpstreamUntouched,
             Failure::Upstream { .. } => Cause::UpstreamFailed,
@@ -136,6 +143,7 @@ impl Failure {
                 let supported: Vec<String> = supported.map(|version| quote(version)).collect();
                 Some(format!(r#"{{"supported":[{}],"requested":{}}}"#, supported.join(","), quote(requested)))
             }
+            Failure::CutOff => Some(r#"{"retrySafe":false}"#.to_owned()),
             Failure::NoSuchResource(uri) => Some(format!(r#"{{"uri":{}}}"#, quote(uri))),
             Failure::Upstream { upstream, .. } => {
                 let safe = self.row(era).retry != Retry::No;
@@ -202,6 +210,17 @@ mod tests {
         };
         assert!(told(UpstreamError::Unreachable("refused".into())));
         assert!(!told(UpstreamError::TimedOut));
+    }
+
+    #[test]
+    fn a_call_without_time_is_an_error_in_both_eras_and_not_to_be_repeated_blindly() {
+        for (era, status) in [(Era::Legacy, 200), (Era::Modern, 503)] {
+            assert_eq!(Failure::CutOff.respond(era, Some("7"), true).status().as_u16(), status);
+            let body: serde_json::Value =
+                serde_json::from_slice(&Failure::CutOff.message(era, Some("7"), true)).expect("JSON");
+            assert_eq!((&body["id"], &body["error"]["code"]), (&7.into(), &(-32603).into()));
+            assert_eq!(body["error"]["data"]["retrySafe"], false);
+        }
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub enum Cause {
     Locked,
     /// Too much is going on, or the database is away.
     Unavailable,
+    /// The worker leaves, and what was asked is not done; it may be half done.
+    CutOff,
     /// An upstream cannot be read.
     BadGateway,
     /// A defect of ours.
@@ -121,6 +123,8 @@ impl Cause {
             (C::Conflict, _) => (S::CONFLICT, INVALID_REQUEST, Retry::No),
             (C::Locked, _) => (S::CONFLICT, INVALID_REQUEST, Retry::After(RETRY_LOCKED_AFTER_S)),
             (C::Unavailable, _) => (S::SERVICE_UNAVAILABLE, INTERNAL_ERROR, Retry::After(RETRY_AFTER_S)),
+            (C::CutOff, E::Modern) => (S::SERVICE_UNAVAILABLE, INTERNAL_ERROR, Retry::No),
+            (C::CutOff, E::Legacy) => (S::OK, INTERNAL_ERROR, Retry::No),
             (C::BadGateway, _) => (S::BAD_GATEWAY, INTERNAL_ERROR, Retry::No),
             (C::Internal, E::Modern) => (S::INTERNAL_SERVER_ERROR, INTERNAL_ERROR, Retry::No),
             (C::Internal, E::Legacy) => (S::OK, INTERNAL_ERROR, Retry::No),
@@ -180,6 +184,8 @@ mod tests {
             (Cause::NoSuchResource, Legacy, 200, -32002, Retry::No),
             (Cause::SessionUnknown, Legacy, 404, -32600, Retry::No),
             (Cause::Unavailable, Legacy, 503, -32603, Retry::After(RETRY_AFTER_S)),
+            (Cause::CutOff, Legacy, 200, -32603, Retry::No),
+            (Cause::CutOff, Modern, 503, -32603, Retry::No),
             (Cause::UpstreamUntouched, Legacy, 200, -32603, Retry::Safe),
             (Cause::UpstreamFailed, Modern, 200, -32603, Retry::No),
         ] {

@@ -6,12 +6,13 @@
 //! | step aside | copies closed at once: the standby has the queue | none: the next order decides, a suspect stays until then |
 //! | retire | accept until the queue is empty, then closed: the kernel chooses others already | graceful timeout |
 //! | orphan | accept until the queue is empty, closed at once: nobody else holds this queue | orphan timeout |
-//! | quit | copies closed at once | the requests under way have most of a second; idle connections and streams are cut |
+//! | quit | copies closed at once | the requests under way have most of a second; idle connections are cut |
 //!
 //! When no listener is left the drain begins. With an heir (an order to drain or to retire that is no end of the service)
 //! connections move to it as soon as they are at rest; without one answers announce the close and idle connections have a
 //! grace for one more request. Streams end in their own way. The worker leaves when nothing is open
-//! and no call of a client that hung up runs any more, and at the limit in any case.
+//! and no call of a client that hung up runs any more, and at the limit in any case: a moment before it, whoever waits for
+//! an answer is told that there will be none ([`super::leaving`]).
 
 use std::os::fd::OwnedFd;
 use std::pin::pin;
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::control::{NewCatalog, Order, Orders};
+use super::leaving::{self, Due, LeavingTime};
 use super::succession::Succession;
 use crate::catalog::{Catalog, SnapshotError};
 use crate::gateway::{Gateway, Shared};
@@ -39,13 +41,13 @@ const HARD_END_MARGIN: Duration = Duration::from_millis(250);
 const FAREWELLS: Duration = Duration::from_millis(200);
 
 /// What a quick end gives the requests under way; the master kills after two seconds.
-const QUICK_END: Duration = Duration::from_millis(800);
+const QUICK_END: Duration = Duration::from_millis(650);
+
+/// What a quick end gives the answers to those that did not make it.
+const QUICK_LAST_WORDS: Duration = Duration::from_millis(150);
 
 /// How often a quick end looks whether requests are still under way.
 const QUICK_LOOK: Duration = Duration::from_millis(10);
-
-/// Connections and calls named in the log when time is up; more are counted only.
-const NAMED_LEFTOVERS: usize = 20;
 
 /// The accept loops and what they are told.
 pub(super) struct Doors {
@@ -98,7 +100,8 @@ async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
             Next::Quit => return finish_quickly(gateway).await,
         }
     };
-    let mut deadline = Instant::now() + limit;
+    let mut time = LeavingTime::new(limit);
+    time.show(gateway);
     let mut leaving = pin!(leave(gateway, &succession, loops));
     let mut connected = true;
     loop {
@@ -107,15 +110,19 @@ async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
                 tracing::info!("drained");
                 return;
             }
-            () = tokio::time::sleep_until(deadline) => {
-                report_leftovers(gateway);
-                return;
-            }
+            due = time.due() => match due {
+                Due::Half => time.report_half(gateway),
+                Due::LastWords => gateway.lifecycle.say_last_words(),
+                Due::End => return leaving::report_cut_off(gateway),
+            },
             order = orders.next(), if connected => {
                 connected = order.is_some();
                 match obey(gateway, &accepting, &succession, order.unwrap_or(Order::Orphan)) {
                     Next::Serve | Next::StepAside => {}
-                    Next::Leave(limit) => deadline = deadline.min(Instant::now() + limit),
+                    Next::Leave(limit) => {
+                        time.at_most(limit);
+                        time.show(gateway);
+                    }
                     Next::Quit => return finish_quickly(gateway).await,
                 }
             }
@@ -123,11 +130,17 @@ async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
     }
 }
 
-/// Waits until no request is under way, streams excepted, or the time for that is over.
+/// Waits until no request is under way, streams excepted, or the time for that is over; then the others are told.
 async fn finish_quickly(gateway: &Gateway) {
-    let deadline = Instant::now() + QUICK_END;
     let row = gateway.row();
-    while row.in_flight.load(Relaxed) > row.streams.load(Relaxed) && Instant::now() < deadline {
+    wait_within(QUICK_END, || row.in_flight.load(Relaxed) <= row.streams.load(Relaxed)).await;
+    gateway.lifecycle.say_last_words();
+    wait_within(QUICK_LAST_WORDS, || row.in_flight.load(Relaxed) == 0).await;
+}
+
+async fn wait_within(limit: Duration, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !is_so() && Instant::now() < deadline {
         tokio::time::sleep(QUICK_LOOK).await;
     }
 }
@@ -211,18 +224,6 @@ async fn leave(gateway: &Gateway, succession: &Succession, mut loops: Vec<JoinHa
         if !succession.stopped().await {
             return;
         }
-    }
-}
-
-fn report_leftovers(gateway: &Gateway) {
-    let mut left = gateway.lifecycle.connections().describe();
-    let connections = left.len();
-    left.extend(gateway.lifecycle.calls().describe_abandoned());
-    let calls = left.len() - connections;
-    left.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-    tracing::warn!(connections, calls, "the time to finish is over: what is still open is cut off");
-    for (what, seconds) in left.into_iter().take(NAMED_LEFTOVERS) {
-        tracing::warn!(what, seconds, "cut off");
     }
 }
 

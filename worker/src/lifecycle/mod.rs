@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | serving | yes | keep-alive | told to drain, or the master is gone |
 //! | draining | no | with `Connection: close`, unless connections move to an heir | nothing is open and no call runs, or the graceful timeout passed |
+//! | last words | no | with `Connection: close`; what is still worked on is answered with the reason | as draining |
 
 pub mod boot;
 pub mod calls;
@@ -11,6 +12,7 @@ pub mod control;
 mod drain;
 pub mod essential;
 pub(crate) mod inherited;
+mod leaving;
 mod memory;
 pub(crate) mod recycle;
 mod succession;
@@ -29,12 +31,26 @@ use crate::net::handover::heir::Heir;
 use crate::net::open::OpenConnections;
 
 /// Where in its life a worker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Accepts and answers.
     Serving,
     /// Accepts no more; finishes what it has.
     Draining,
+    /// The time is nearly over: whoever waits for an answer is told that there will be none.
+    LastWords,
+}
+
+/// Waits for the moment in which a request has to be answered, however far it is. Owned by who waits.
+#[derive(Clone)]
+pub struct LastWords(watch::Receiver<Phase>);
+
+impl LastWords {
+    /// Resolves in that moment. May be dropped while it waits.
+    pub async fn due(&mut self) {
+        // Without its sender the worker is over.
+        let _ = self.0.wait_for(|phase| *phase == Phase::LastWords).await;
+    }
 }
 
 /// The worker's phase, to read and to wait for; and what is open, which decides when it may leave.
@@ -66,18 +82,38 @@ impl Default for Lifecycle {
 impl Lifecycle {
     /// True once the worker finishes what it has.
     pub fn is_draining(&self) -> bool {
-        *self.phase.borrow() == Phase::Draining
+        *self.phase.borrow() >= Phase::Draining
     }
 
     /// Begins the drain; again is nothing new, an heir that comes too late included.
     pub fn drain(&self, heir: Option<Rc<Heir>>) {
         let begins = !self.is_draining();
-        self.phase.send_replace(Phase::Draining);
+        self.enter(Phase::Draining);
         match heir {
             Some(heir) if begins => self.connections.move_to(heir),
             Some(_) => {}
             None => self.connections.announce(),
         }
+    }
+
+    /// Everything that is still open is told that it ends.
+    pub fn say_last_words(&self) {
+        self.enter(Phase::LastWords);
+        self.connections.announce();
+    }
+
+    /// To wait for the last words with.
+    pub fn last_words(&self) -> LastWords {
+        LastWords(self.phase.subscribe())
+    }
+
+    /// A later phase is never taken back.
+    fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let later = phase > *current;
+            *current = phase.max(*current);
+            later
+        });
     }
 
     /// True when answers are to say that their connection will be closed.
@@ -89,7 +125,7 @@ impl Lifecycle {
     pub async fn drained_from(&self) {
         let mut phase = self.phase.subscribe();
         // The sender lives in `self`, so the wait ends only by the phase.
-        let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+        let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
     }
 
     /// The client connections of both ports.

@@ -100,22 +100,23 @@ impl OpenConnections {
         }
     }
 
-    /// What is open right now: what it is doing (for a request: method and path) and for how many seconds.
-    pub fn describe(&self) -> Vec<(String, f64)> {
+    /// The connections without a request: what they are doing, and for how many seconds.
+    pub fn describe_waiting(&self) -> Vec<(String, f64)> {
         let now = monotonic_ns();
         let open = self.open.borrow();
         let describe = |activity: &Rc<Activity>| {
             let (phase, since) = activity.phase();
             let what = match phase {
-                Phase::Request | Phase::Flushing => activity.label(),
+                Phase::Request => return None,
+                Phase::Flushing => format!("the client of {} reads slowly", activity.label()),
                 Phase::Silent => "no request yet".to_owned(),
                 Phase::Idle => "idle".to_owned(),
                 Phase::Head => "incomplete request head".to_owned(),
                 Phase::Lingering => "closing".to_owned(),
             };
-            (what, now.saturating_sub(since) as f64 / 1e9)
+            Some((what, now.saturating_sub(since) as f64 / 1e9))
         };
-        open.values().map(describe).collect()
+        open.values().filter_map(describe).collect()
     }
 }
 
@@ -128,7 +129,7 @@ mod tests {
         let open = Rc::new(OpenConnections::default());
         let first = open.register(Rc::new(Activity::default()));
         let second = open.register(Rc::new(Activity::default()));
-        assert_eq!((open.count(), open.describe().len()), (2, 2));
+        assert_eq!((open.count(), open.describe_waiting().len()), (2, 2));
         drop(first);
         let (waiting, ()) = tokio::join!(open.all_closed(), async { drop(second) });
         assert_eq!((waiting, open.count()), ((), 0));

@@ -168,14 +168,15 @@ async fn detached<G: Ground>(ground: &Rc<G>, mut call: Call, id: &str) -> Result
         // made all the same.
         let _ = sender.send(Box::pin(call.run(&ground)).await);
     });
-    let own = reading.clone();
+    let (own, ends, cut_id) = (reading.clone(), reading.clone(), id.clone());
     let answer = Box::pin(async move {
         let unanswered = |_| Err(Failure::Internal("the call ended without an answer".to_owned()));
         let answered = answer.await.unwrap_or_else(unanswered);
         waiting.over();
         answered.unwrap_or_else(|failure| own.refuse(&failure, Era::Legacy, Some(&id), is_tool_call))
     });
-    Ok(silence::bridge(answer, reading).await)
+    let cut_off = move || ends.refuse(&Failure::CutOff, Era::Legacy, Some(&cut_id), is_tool_call);
+    Ok(silence::bridge(answer, reading, cut_off).await)
 }
 
 /// A client that waits for the answer to its call: dropped before that, it has left.

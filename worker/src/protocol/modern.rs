@@ -42,9 +42,19 @@ pub async fn post<G: Ground>(
     let reading = Reading::of(&**ground, &head, note);
     let ground = Rc::clone(ground);
     // Owns all that it needs, so that it can go on beside an event stream.
-    let own = reading.clone();
+    let (own, ends, whole) = (reading.clone(), reading.clone(), body.clone());
     let answer = Box::pin(async move { answer(&ground, &endpoint, &principal, &head, &body, own).await });
-    silence::bridge(answer, reading).await
+    silence::bridge(answer, reading, move || cut_off(&ends, &whole)).await
+}
+
+/// The answer to a request that has no time left.
+fn cut_off(reading: &Reading, body: &Bytes) -> Response<Body> {
+    let envelope = Envelope::parse(body);
+    let (id, is_tool_call) = match envelope.as_ref().map(|envelope| &envelope.message) {
+        Ok(Message::Request { id, method }) => (Some(id.get()), method == "tools/call"),
+        _ => (None, false),
+    };
+    reading.refuse(&Failure::CutOff, Era::Modern, id, is_tool_call)
 }
 
 async fn answer<G: Ground>(

@@ -16,6 +16,7 @@ use crate::answer;
 use crate::body::{Body, StreamWriter};
 use crate::catalog::UpstreamEra;
 use crate::failure::{Era, Failure};
+use crate::lifecycle::LastWords;
 use crate::lifecycle::calls::DetachedCall;
 use crate::lifecycle::task;
 use crate::observe::note::Note;
@@ -38,6 +39,8 @@ pub struct Reading {
     pub detached: Option<Rc<DetachedCall>>,
     /// Of the request.
     pub note: Rc<Note>,
+    /// When it must be answered, however far it is.
+    pub last_words: LastWords,
 }
 
 impl Reading {
@@ -48,6 +51,7 @@ impl Reading {
             keepalive: ground.settings().sse_keepalive_interval,
             detached: None,
             note: Rc::clone(note),
+            last_words: ground.lifecycle().last_words(),
         }
     }
 
@@ -235,6 +239,7 @@ impl Source {
     /// Every stream ends with a response, ours if the upstream gives none: a client would wait for it for ever.
     async fn pump(mut self, writer: &StreamWriter, first: Vec<u8>) {
         let (keepalive, detached) = (self.reading.keepalive, self.reading.detached.clone());
+        let mut last_words = self.reading.last_words.clone();
         // A reader that is gone changes nothing here: a legacy call goes on, a modern one is dropped by `stream`.
         let tell = async |message: Bytes| {
             if writer.send(message).await.is_err()
@@ -252,11 +257,11 @@ impl Source {
                 let next = self.step();
                 tokio::pin!(next);
                 loop {
-                    match tokio::time::timeout(keepalive, &mut next).await {
-                        Ok(step) => break step,
-                        Err(_) => {
-                            tell(KEEPALIVE).await;
-                        }
+                    tokio::select! {
+                        biased;
+                        step = &mut next => break step,
+                        () = last_words.due() => break Err(Failure::CutOff),
+                        () = tokio::time::sleep(keepalive) => tell(KEEPALIVE).await,
                     }
                 }
             };

@@ -1,6 +1,9 @@
 //! A client that waits: its answer is JSON with a real status as long as it comes soon. Once the client has heard nothing
 //! for the keep-alive interval the answer becomes an event stream, so that nobody on the way takes the connection for
 //! dead, and the status is 200 whatever comes.
+//!
+//! A worker that leaves waits for the answer as long as it may; then the client is told that there will be none. It would wait
+//! for ever after a stream that just ends.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,15 +16,19 @@ use crate::lifecycle::task;
 use crate::upstream::sse::write_event;
 
 /// The answer, or the event stream that it becomes. A client that leaves drops `answer`, before and after that moment.
-pub async fn bridge<F>(mut answer: Pin<Box<F>>, reading: Reading) -> Response<Body>
+/// `cut_off` makes the answer of a call that has no time left.
+pub async fn bridge<F>(
+    mut answer: Pin<Box<F>>,
+    mut reading: Reading,
+    cut_off: impl FnOnce() -> Response<Body> + 'static,
+) -> Response<Body>
 where
     F: Future<Output = Response<Body>> + 'static,
 {
-    if !reading.takes_events {
-        return answer.await;
-    }
-    if let Ok(response) = tokio::time::timeout(reading.keepalive, &mut answer).await {
-        return response;
+    match next(&mut answer, &mut reading).await {
+        Next::Answer(response) => return response,
+        Next::NoTime => return cut_off(),
+        Next::Silence => {}
     }
     let (writer, body) = Body::stream();
     task::spawn("keep a waiting client", async move {
@@ -29,20 +36,48 @@ where
         tokio::select! {
             () = writer.closed() => {}
             // Fails only when the client is gone.
-            _ = tell(&writer, answer, reading) => {}
+            _ = tell(&writer, answer, reading, cut_off) => {}
         }
     });
     event_stream(body)
 }
 
-async fn tell<F>(writer: &StreamWriter, mut answer: Pin<Box<F>>, reading: Reading) -> Result<(), ReaderGone>
+/// What comes first.
+enum Next {
+    Answer(Response<Body>),
+    /// The client has heard nothing for the keep-alive interval, and could be told something.
+    Silence,
+    /// The worker has to leave.
+    NoTime,
+}
+
+async fn next<F>(answer: &mut Pin<Box<F>>, reading: &mut Reading) -> Next
+where
+    F: Future<Output = Response<Body>>,
+{
+    tokio::select! {
+        biased;
+        response = answer => Next::Answer(response),
+        () = reading.last_words.due() => Next::NoTime,
+        () = tokio::time::sleep(reading.keepalive), if reading.takes_events => Next::Silence,
+    }
+}
+
+async fn tell<F>(
+    writer: &StreamWriter,
+    mut answer: Pin<Box<F>>,
+    mut reading: Reading,
+    cut_off: impl FnOnce() -> Response<Body>,
+) -> Result<(), ReaderGone>
 where
     F: Future<Output = Response<Body>>,
 {
     let response = loop {
         writer.send(KEEPALIVE).await?;
-        if let Ok(response) = tokio::time::timeout(reading.keepalive, &mut answer).await {
-            break response;
+        match next(&mut answer, &mut reading).await {
+            Next::Answer(response) => break response,
+            Next::NoTime => break cut_off(),
+            Next::Silence => {}
         }
     };
     match response.into_body() {

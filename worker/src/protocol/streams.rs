@@ -19,9 +19,6 @@ const FIRST_WITH_RETRY: &str = "2025-11-25";
 const RETRY: &[u8] = b"retry: 1000\n\n";
 /// What opens a stream, so that the client sees its head at once.
 const OPENING: &[u8] = b": stream open\n\n";
-/// Streams of a draining worker end spread over this time, so that their clients do not come back all at once.
-const DRAIN_SPREAD_MS: u64 = 1000;
-
 /// How soon a stream ends after its session: a look is one read of shared memory.
 const LIVE_LOOK: Duration = Duration::from_secs(1);
 
@@ -43,9 +40,14 @@ pub fn open<G: Ground>(ground: &Rc<G>, session: Session) -> Response<Body> {
         if !drains {
             return;
         }
-        let spread = Duration::from_millis(rand::random::<u64>() % DRAIN_SPREAD_MS);
-        // A client that leaves meanwhile has ended it itself.
-        let _ = tokio::time::timeout(spread, writer.closed()).await;
+        // At a time of its own, so that the clients do not all come back at once.
+        let spread = ground.settings().stream_drain.mul_f64(rand::random());
+        tokio::select! {
+            () = tokio::time::sleep(spread) => {}
+            // A client that leaves meanwhile has ended it itself.
+            () = writer.closed() => {}
+            () = async { ground.lifecycle().last_words().due().await } => {}
+        }
     });
     event_stream(body)
 }

@@ -32,6 +32,7 @@ pub(crate) fn settings() -> Settings {
         graceful_timeout: second,
         orphan_timeout: second,
         keepalive_grace: second,
+        stream_drain: second,
         connection_handover: true,
         jwt_secret: Secret::new("not a secret"),
         jwt_audience: String::new(),

@@ -6,7 +6,7 @@ use forkgate_shared::status::WorkerStatus;
 
 use crate::system::ctl::Answer;
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 17] = [
     "slot",
     "row",
     "pid",
@@ -18,6 +18,8 @@ const COLUMNS: [&str; 15] = [
     "conns",
     "busy",
     "streams",
+    "abandoned",
+    "leaves",
     "memory",
     "catalog/settings",
     "loop",
@@ -83,6 +85,8 @@ fn cells(worker: &WorkerStatus) -> [String; COLUMNS.len()] {
         worker.connections.to_string(),
         worker.in_flight.to_string(),
         worker.streams.to_string(),
+        worker.abandoned_calls.to_string(),
+        worker.leaves_in_s.map_or_else(|| "-".to_owned(), |seconds| format!("in {}", span(seconds))),
         memory,
         format!("{}/{}", worker.catalog_generation, worker.settings_generation),
         format!("{:.0}%", worker.busy * 100.0),

@@ -38,6 +38,9 @@ fn a_master_that_answers_is_shown_as_a_table() {
     let row = rows.row(2);
     row.state.store(2, std::sync::atomic::Ordering::Relaxed);
     row.pid.store(4711, std::sync::atomic::Ordering::Relaxed);
+    row.streams.store(77, std::sync::atomic::Ordering::Relaxed);
+    row.abandoned_calls.store(3, std::sync::atomic::Ordering::Relaxed);
+    row.leaves_by_ns.store(u64::MAX, std::sync::atomic::Ordering::Relaxed);
     row.evidence.busy_permille.store(998, std::sync::atomic::Ordering::Relaxed);
     let claim = Claim { verdict: Verdict::Spin, stage: Stage::Suspect };
     row.evidence.claim.store(claim.pack(), std::sync::atomic::Ordering::Relaxed);
@@ -62,6 +65,7 @@ fn a_master_that_answers_is_shown_as_a_table() {
     assert!(text.contains("serving") && text.contains("4711"), "{text}");
     let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let lines: Vec<String> = text.lines().rev().take(2).map(squeezed).collect();
+    assert!(lines[0].contains(" 77 3 in ") && lines[1].contains(" streams abandoned leaves "), "{text}");
     assert!(lines[0].ends_with(" 100% spin suspect") && lines[1].ends_with(" loop watchdog"), "{text}");
 }
 

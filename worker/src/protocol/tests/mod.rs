@@ -3,6 +3,7 @@
 mod abandoned;
 mod bench;
 mod failures;
+mod last_words;
 mod noted;
 mod rules;
 
