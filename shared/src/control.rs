@@ -137,7 +137,7 @@ pub enum FromChild {
     },
     /// What it found out about itself: a sealed memfd with JSON (`report::Inside`) is attached.
     Report,
-    /// The child cannot start; the text is for the operator. Exit code 3 or 4 follows.
+    /// The child cannot start (exit code 3 or 4 follows), or its event loop has panicked; the text is for the operator.
     BootFailed {
         /// What is wrong, where, and what to do.
         message: String,

@@ -32,8 +32,14 @@ pub struct Status {
     /// Voluntary replacements by reason: `max_requests`, `memory`, `age`, `reload`, `operator`, `suspect`, `degenerate`,
     /// `essential_task`.
     pub recycles: BTreeMap<String, u64>,
+    /// There is a crash loop: one empty slot at a time is tried.
+    pub degraded: bool,
     /// Workers that died without being asked to.
     pub crashes: u64,
+    /// Workers that never were ready.
+    pub boot_failures: u64,
+    /// Workers that the kernel killed for memory; they are among the crashes, the boot failures or the kills too.
+    pub oom_kills: u64,
     /// Workers that the master killed, by what led to it: `boot` and `drain` (timeouts), and the watchdog's verdicts.
     pub kills: BTreeMap<String, u64>,
     /// One entry per process, by slot, then by age.
@@ -110,7 +116,10 @@ impl Status {
             recycles: RecycleReason::ALL
                 .map(|reason| (reason.as_str().to_owned(), base.recycles[reason.index()].load(Relaxed)))
                 .into(),
+            degraded: base.degraded.load(Relaxed) != 0,
             crashes: base.crashes.load(Relaxed),
+            boot_failures: base.boot_failures.load(Relaxed),
+            oom_kills: base.oom_kills.load(Relaxed),
             kills: KillReason::all()
                 .map(|reason| (reason.as_str().to_owned(), base.kills[reason.index()].load(Relaxed)))
                 .collect(),

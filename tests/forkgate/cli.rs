@@ -20,7 +20,7 @@ pub const TESTS: &[Test] = &[
         run: meaningless_signals,
     },
     Test {
-        name: "exit_code_3_when_a_worker_cannot_boot",
+        name: "exit_code_3_or_4_when_a_worker_cannot_boot",
         limit: Duration::from_secs(60),
         run: worker_cannot_boot,
     },
@@ -90,15 +90,23 @@ fn meaningless_signals() -> Verdict {
 }
 
 /// A damaged key file: no worker can start, and starting one again would not help.
+/// Trying again may help (3), or will not before somebody changes something (4).
 fn worker_cannot_boot() -> Verdict {
-    let setup = Setup::new();
-    std::fs::create_dir_all(setup.state_dir()).expect("the test's directory is writable");
-    std::fs::write(setup.state_dir().join("session.keys"), "this is not a key\n").expect("writable");
-    let mut gateway = setup.spawn();
-    let status = gateway.wait_exit(STOP_LIMIT);
-    let log = gateway.log_text();
-    assert_eq!(status.code(), Some(3), "{log}");
-    assert!(log.contains("session.keys"), "the log names the file: {log}");
+    type Spoil = fn(&std::path::Path) -> std::io::Result<()>;
+    let spoils: [(i32, Spoil); 2] =
+        [(3, |keys| std::fs::create_dir(keys)), (4, |keys| std::fs::write(keys, "this is not a key\n"))];
+    for (code, spoil) in spoils {
+        let setup = Setup::new();
+        std::fs::create_dir_all(setup.state_dir()).expect("the test's directory is writable");
+        spoil(&setup.state_dir().join("session.keys")).expect("writable");
+        let mut gateway = setup.spawn();
+        let status = gateway.wait_exit(STOP_LIMIT);
+        let log = gateway.log_text();
+        assert_eq!(status.code(), Some(code), "{log}");
+        let why = log.lines().find(|line| line.contains("a worker did not start at all"));
+        let says = |line: &str| line.contains(&format!("exit code {code}")) && line.contains("session.keys");
+        assert!(why.is_some_and(says), "the log says why: {log}");
+    }
     Ok(())
 }
 

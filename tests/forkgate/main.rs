@@ -6,6 +6,7 @@ mod claims;
 mod cli;
 mod clients;
 mod crash;
+mod crash_loops;
 mod demo;
 mod drains;
 mod eras;
@@ -17,6 +18,7 @@ mod held_calls;
 mod lossless;
 mod memory;
 mod metrics;
+mod oom;
 mod orphans;
 mod posts;
 mod recycles;
@@ -55,6 +57,10 @@ const WAITING: &[&str] = &[
     "watchdog_leaves_a_stopped_worker_alone",
     "watchdog_leaves_a_worker_under_a_debugger_alone",
     "watchdog_bears_steps_of_the_wall_clock",
+    "crash_loop_leaves_the_healthy_alone_and_heals_itself",
+    "crash_loop_of_all_is_bounded_and_gives_up",
+    "stuck_boot_is_killed_and_the_others_serve",
+    "master_that_was_stopped_kills_nobody_who_boots",
 ];
 
 fn main() -> ExitCode {
@@ -75,10 +81,12 @@ fn main() -> ExitCode {
         lossless::TESTS,
         crash::TESTS,
         schedule::TESTS,
+        crash_loops::TESTS,
         orphans::TESTS,
         memory::TESTS,
         rows::TESTS,
         metrics::TESTS,
+        oom::TESTS,
         recycles::TESTS,
         posts::TESTS,
         held_calls::TESTS,

@@ -236,7 +236,11 @@ impl Client<'_> {
 
 /// Kills come between requests, recycles at any moment: so clients lose nothing, and know what must have been counted.
 fn add_up() -> Verdict {
-    let gateway = Setup::new().workers(WORKERS as usize).set("GATEWAY_RECYCLE_MIN_INTERVAL", "0.05").start();
+    let gateway = Setup::new()
+        .workers(WORKERS as usize)
+        .set("GATEWAY_RECYCLE_MIN_INTERVAL", "0.05")
+        .set("GATEWAY_CRASH_BUDGET", "1000")
+        .start();
     let _upstream = gateway.with_fast_upstream();
     let before = Page::read(gateway.admin).expect("a page");
     let requests_before = gateway.status().requests;

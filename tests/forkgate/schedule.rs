@@ -101,6 +101,8 @@ fn random_schedule() -> Verdict {
         .workers(WORKERS)
         .set("GATEWAY_GRACEFUL_TIMEOUT", GRACEFUL.as_secs().to_string())
         .set("GATEWAY_TOOL_TIMEOUT", "60")
+        // It kills more than a gateway should bear.
+        .set("GATEWAY_CRASH_BUDGET", "1000")
         .set("GATEWAY_KEEPALIVE_GRACE", "1")
         .set("GATEWAY_MAX_REQUESTS", "60")
         .set("GATEWAY_MAX_REQUESTS_JITTER", "30")

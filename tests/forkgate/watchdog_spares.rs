@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use forkgate_tests::cgroup::Quota;
+use forkgate_tests::cgroup::Group;
 use forkgate_tests::fault;
 use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, START_LIMIT, Setup, Status};
 use forkgate_tests::http::{Connection, once};
@@ -190,7 +190,7 @@ fn payloads() -> Verdict {
 /// its workers know of the quota. What they waited for a CPU is enough to spare them: the test passes also where they do not
 /// see that they were throttled, and so does not prove that this doubles the limits.
 fn quota() -> Verdict {
-    let quota = Quota::percent(10)?;
+    let quota = Group::cpu_percent(10)?;
     let starter = quota.starter();
     let gateway = impatient(Setup::new().workers(1)).through(&starter.each_ref().map(String::as_str)).start();
     let _upstream = gateway.with_fast_upstream();

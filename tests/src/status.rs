@@ -19,6 +19,11 @@ pub struct Status {
     pub recycles: Recycles,
     pub kills: BTreeMap<String, u64>,
     pub crashes: u64,
+    pub boot_failures: u64,
+    pub oom_kills: u64,
+    pub degraded: bool,
+    pub state: String,
+    pub sentence: String,
     pub workers: Vec<Worker>,
 }
 

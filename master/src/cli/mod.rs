@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | done, or stopped as asked |
 //! | 3 | a worker failed to boot |
-//! | 4 | the settings are not valid |
+//! | 4 | the settings are not valid, or do not work here |
 //! | 64 | wrong usage |
 //! | 1 | anything else |
 

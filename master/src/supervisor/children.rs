@@ -3,7 +3,7 @@
 use super::Supervisor;
 use super::backoff::HEALTHY_AFTER;
 use super::event::{
-    Action, ChildId, ChildSignal, Fact, Kill, Ns, RecycleReason, Reloaded, Role, SECOND, SlotId,
+    Action, ChildId, ChildSignal, End, Fact, Kill, Ns, RecycleReason, Reloaded, Role, SECOND, SlotId,
 };
 use super::state::{Child, Life, Phase, Reload, Slot, Token, Wish};
 
@@ -13,8 +13,10 @@ pub(super) const MIGRATE_TIMEOUT: Ns = 600 * SECOND;
 
 /// Exit code when a worker could not start at all.
 const EXIT_BOOT_FAILED: u8 = 3;
+/// Exit code when the first worker that could not start blamed the settings: trying again does not help.
+const EXIT_SETTINGS: u8 = 4;
 /// Exit code for everything without a code of its own.
-const EXIT_FAILED: u8 = 1;
+pub(super) const EXIT_FAILED: u8 = 1;
 
 impl Supervisor {
     pub(super) fn start(&mut self, now: Ns) {
@@ -81,6 +83,10 @@ impl Supervisor {
                 self.step_aside(old);
                 return;
             }
+            // One that is being killed hears no order.
+            if !self.runs(Some(old)) {
+                return;
+            }
             // Without a token the standby was started for a suspicion that was taken back since.
             let reason = token.map_or(RecycleReason::Suspect, |token| token.reason);
             self.out.push(Action::CountRecycle(reason));
@@ -134,24 +140,30 @@ impl Supervisor {
     }
 
     /// A child has ended, or was never started.
-    pub(super) fn gone(&mut self, id: ChildId, clean: bool, now: Ns) {
+    pub(super) fn gone(&mut self, id: ChildId, end: End, now: Ns) {
         let Some(child) = self.children.remove(&id) else { return };
+        let clean = end.clean;
         if let Phase::Draining { since, .. } = child.phase
             && child.is_worker()
         {
             self.out.push(Action::CountDrained(now - since));
         }
+        let is_stopping = matches!(self.life, Life::Stopping(_) | Life::Over);
+        let has_left = clean && matches!(child.phase, Phase::Draining { .. });
+        let has_crashed = child.may_be_suspected() && !has_left && !is_stopping;
+        let never_started = child.is_worker() && child.never_ready() && !is_stopping;
+        if never_started {
+            self.out.push(Action::CountBootFailure);
+        }
         if let Some(row) = self.rows.give_back(id) {
-            let is_stopping = matches!(self.life, Life::Stopping(_) | Life::Over);
-            let has_left = clean && matches!(child.phase, Phase::Draining { .. });
-            if child.may_be_suspected() && !has_left && !is_stopping {
+            if has_crashed {
                 self.out.push(Action::ReportDeath(id, row));
                 self.out.push(Action::CountCrash);
             }
             self.out.push(Action::FreeRow(row));
         }
         self.token.take_if(|token| token.child == id);
-        if matches!(self.life, Life::Stopping(_) | Life::Over) {
+        if is_stopping {
             return;
         }
         match child.role {
@@ -160,7 +172,12 @@ impl Supervisor {
                 self.log(Fact::CompanionDied);
                 self.begin_stop(true, EXIT_FAILED, now);
             }
-            Role::Worker { slot, .. } => self.worker_gone(id, slot, &child, now),
+            Role::Worker { slot, .. } => {
+                self.worker_gone(id, slot, &child, end, now);
+                if has_crashed || never_started {
+                    self.worker_failed(slot, end.signature, now);
+                }
+            }
         }
     }
 
@@ -188,7 +205,7 @@ impl Supervisor {
         }
     }
 
-    fn worker_gone(&mut self, id: ChildId, slot_id: SlotId, child: &Child, now: Ns) {
+    fn worker_gone(&mut self, id: ChildId, slot_id: SlotId, child: &Child, end: End, now: Ns) {
         let Some(slot) = self.slots.get_mut(&slot_id) else { return };
         if slot.standby == Some(id) {
             slot.standby = None;
@@ -206,7 +223,8 @@ impl Supervisor {
             let wait = slot.respawn.fail(now, &mut self.dice);
             if self.life == Life::FirstBoot {
                 self.log(Fact::FirstBootFailed(slot_id));
-                self.begin_stop(true, EXIT_BOOT_FAILED, now);
+                let code = if end.refused_settings { EXIT_SETTINGS } else { EXIT_BOOT_FAILED };
+                self.begin_stop(true, code, now);
                 return;
             }
             self.log(Fact::BootFailed(slot_id, wait));
@@ -220,17 +238,22 @@ impl Supervisor {
         }
     }
 
-    /// Starts a worker in every slot that has none, each after its own back-off.
+    /// Starts a worker in every slot that has none, each after its own back-off; in a crash loop in one of them at most.
     pub(super) fn respawn(&mut self, now: Ns) {
         let due = |slot: &Slot| {
             slot.open && slot.primary.is_none() && !slot.is_leaving() && slot.respawn.not_before() <= now
         };
-        let ids: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| due(slot)).map(|(id, _)| *id).collect();
+        let empty = self.slots.iter().filter(|(_, slot)| due(slot));
+        let ids: Vec<SlotId> = match self.crash_loop.is_over() {
+            true => empty.map(|(id, _)| *id).collect(),
+            false => self.next_probe(empty).into_iter().collect(),
+        };
         for id in ids {
             let Some(child) = self.spawn_worker(id, now) else { return };
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.primary = Some(child);
             }
+            self.crash_loop.probes(child);
         }
     }
 

@@ -53,6 +53,10 @@ pub struct Plan {
     pub watchdog: Watchdog,
     /// From one kill that something outside may have caused to the next.
     pub kill_interval: Ns,
+    /// Failed workers within a minute that are still no crash loop.
+    pub crash_budget: u32,
+    /// From the moment in which no worker is ready to the end of the master; none = never.
+    pub give_up: Option<Ns>,
 }
 
 /// What an operator asks for, by signal.
@@ -68,6 +72,23 @@ pub enum Order {
     MoreWorkers,
     /// TTOU.
     FewerWorkers,
+}
+
+/// How a process ended, as far as decisions depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// With exit code 0.
+    pub clean: bool,
+    /// With exit code 4: the settings do not work here.
+    pub refused_settings: bool,
+    /// Equal for ends of the same cause, as far as that can be told: exit code or signal, and last words. None for an end
+    /// that says nothing of the program: somebody killed it.
+    pub signature: Option<u64>,
+}
+
+impl End {
+    /// No process was there to end.
+    pub const UNBORN: End = End { clean: false, refused_settings: false, signature: None };
 }
 
 /// Something that happened.
@@ -99,9 +120,11 @@ pub enum Event {
     Exited {
         /// Which.
         child: ChildId,
-        /// With exit code 0.
-        clean: bool,
+        /// How.
+        end: End,
     },
+    /// The master itself stood still for so long: nobody can be blamed for what did not happen meanwhile.
+    Late(Ns),
     /// What is wrong with the worker by its own account, or by its silence, is another thing than before.
     Claimed(ChildId, Option<Claim>),
     /// What the world outside says to the worker's claim.
@@ -141,6 +164,15 @@ pub enum Guard {
     Majority,
     /// Nobody serves its slot yet.
     NoStandby,
+}
+
+/// What makes a crash loop of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashLoop {
+    /// So many within a minute.
+    Many(u32),
+    /// So many in a row that ended alike.
+    Alike(u32),
 }
 
 /// A signal for a child.
@@ -221,6 +253,10 @@ pub enum Action {
     Target(u32),
     /// Count a crash.
     CountCrash,
+    /// Count a worker that never was ready.
+    CountBootFailure,
+    /// Show everybody whether there is a crash loop.
+    ShowDegraded(bool),
     /// Count a replacement.
     CountRecycle(RecycleReason),
     /// Count a verdict that was not carried out.
@@ -287,6 +323,14 @@ pub enum Fact {
     Held(ChildId, SlotId, Verdict, Guard),
     /// The very first boot failed.
     FirstBootFailed(SlotId),
+    /// A crash loop: one empty slot at a time is tried from now on.
+    Degraded(CrashLoop),
+    /// The crash loop is over.
+    Recovered,
+    /// No worker was ready for so long: the master ends.
+    GivenUp(Ns),
+    /// The master stood still for so long.
+    Late(Ns),
     /// The `migrate` child failed; at start this ends the master.
     MigrateFailed,
     /// The demo's companion ended by itself.

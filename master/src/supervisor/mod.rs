@@ -23,10 +23,14 @@
 //! worker that accepts from a slot that stays. I3 at most one voluntary replacement starts at a time. I4 every child
 //! ends once, and its row is given on only after that. I5 no action of ours takes the number of ready workers below
 //! the quorum. I6 a child is killed at most once, and only when its timeout has passed, or for a verdict that was confirmed
-//! and reported; guarded verdicts keep their interval. I7 after TERM the end comes within the graceful timeout.
+//! and reported; guarded verdicts keep their interval. I7 after TERM the end comes within the graceful timeout. I8 a crash
+//! loop touches nobody who serves, and one worker at a time is tried in it; see [`crash_loop`].
 
 mod backoff;
 mod children;
+mod crash_loop;
+#[cfg(test)]
+mod crash_scenes;
 mod event;
 mod group;
 mod replace;
@@ -46,12 +50,13 @@ mod world;
 use std::collections::BTreeMap;
 
 use backoff::Dice;
+use crash_loop::CrashLoopState;
 pub use event::{
-    Action, ChildId, ChildSignal, Claim, Confirmation, Event, Fact, Guard, Kill, Ns, Order, Plan,
-    RecycleReason, Reloaded, Role, SlotId, Stage, Verdict,
+    Action, ChildId, ChildSignal, Claim, Confirmation, CrashLoop, End, Event, Fact, Guard, Kill, Ns, Order,
+    Plan, RecycleReason, Reloaded, Role, SECOND, SlotId, Stage, Verdict,
 };
 #[cfg(test)]
-pub use event::{MILLISECOND, SECOND, Watchdog};
+pub use event::{MILLISECOND, Watchdog};
 use group::GroupOrder;
 use state::{Child, Life, Phase, Reload, RowTable, Slot, Token};
 
@@ -88,6 +93,7 @@ pub struct Supervisor {
     /// What the kernel was told to choose among; none = all.
     steered: Option<Vec<u32>>,
     last_guarded_kill: Option<Ns>,
+    crash_loop: CrashLoopState,
     token: Option<Token>,
     last_recycle: Option<Ns>,
     reload: Reload,
@@ -112,7 +118,9 @@ pub struct Summary {
     pub retiring: Option<SlotId>,
     /// A worker that the watchdog suspects, by its slot.
     pub suspect: Option<(SlotId, Verdict)>,
-    /// `starting`, `serving`, `reloading` or `stopping`.
+    /// The slot that is tried, when there is a crash loop; none in it while the next try is not due.
+    pub degraded: Option<Option<SlotId>>,
+    /// `starting`, `serving`, `degraded`, `reloading` or `stopping`.
     pub state: &'static str,
 }
 
@@ -130,6 +138,7 @@ impl Supervisor {
             group: GroupOrder::default(),
             steered: None,
             last_guarded_kill: None,
+            crash_loop: CrashLoopState::default(),
             token: None,
             last_recycle: None,
             reload: Reload::Idle,
@@ -144,9 +153,15 @@ impl Supervisor {
     }
 
     /// Takes one event at `now` and says what to do, in order. `now` never goes back.
+    ///
+    /// Time limits are held against children at a [`Event::Tick`] only: the shell sends it after everything that has
+    /// happened, so that a master that was stopped hears a READY first that came in time.
     pub fn step(&mut self, event: Event, now: Ns) -> Vec<Action> {
+        let is_tick = event == Event::Tick;
         self.take(event, now);
-        self.expire(now);
+        if is_tick {
+            self.expire(now);
+        }
         self.settle(now);
         std::mem::take(&mut self.out)
     }
@@ -159,12 +174,13 @@ impl Supervisor {
             Event::ListenerOpened(slot) => self.listener_opened(slot),
             Event::ListenerFailed(slot) => self.listener_failed(slot),
             Event::QueueLength(slot, length) => self.queue_length(slot, length, now),
-            Event::SpawnFailed(child) => self.gone(child, false, now),
+            Event::SpawnFailed(child) => self.gone(child, End::UNBORN, now),
             Event::Hello(child) => self.hello(child),
             Event::Ready(child) => self.ready(child, now),
             Event::WantRecycle(child, reason) => self.want_recycle(child, reason, now),
             Event::ListenerClosed(child) => self.listener_closed(child),
-            Event::Exited { child, clean } => self.gone(child, clean, now),
+            Event::Exited { child, end } => self.gone(child, end, now),
+            Event::Late(span) => self.late(span),
             Event::SettingsAccepted { plan, migrate } => self.settings_accepted(plan, migrate, now),
             Event::SettingsRefused => self.settings_refused(),
             Event::Claimed(child, claim) => self.claimed(child, claim, now),
@@ -181,6 +197,7 @@ impl Supervisor {
             Life::Stopping(_) => self.finish_stop(),
             Life::FirstBoot | Life::Serving => {
                 self.scale(now);
+                self.heal(now);
                 self.respawn(now);
                 self.finish_first_boot(now);
                 if self.life == Life::Serving {
@@ -189,6 +206,7 @@ impl Supervisor {
                     self.repair_suspects(now);
                     self.replace_one(now);
                     self.steer_group();
+                    self.give_up(now);
                 }
             }
         }
@@ -204,6 +222,7 @@ impl Supervisor {
             .chain(slots)
             .chain(recycle)
             .chain(self.suspicion_deadlines())
+            .chain(self.crash_deadlines())
             .filter(|deadline| *deadline > now)
             .min()
     }
@@ -217,8 +236,10 @@ impl Supervisor {
             replacing: token.map(|token| (token.slot, token.reason)),
             retiring: self.retiring_slot(),
             suspect: self.suspect_slot(),
+            degraded: self.crash_loop.is_degraded().then(|| self.probed_slot()),
             state: match (&self.life, &self.reload) {
                 (Life::Starting | Life::FirstBoot, _) => "starting",
+                (Life::Serving, Reload::Idle) if self.crash_loop.is_degraded() => "degraded",
                 (Life::Serving, Reload::Idle) => "serving",
                 (Life::Serving, _) => "reloading",
                 (Life::Stopping(_) | Life::Over, _) => "stopping",

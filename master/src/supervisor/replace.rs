@@ -21,7 +21,7 @@ impl Supervisor {
     /// Starts the one voluntary replacement that is due, if any may start.
     pub(super) fn replace_one(&mut self, now: Ns) {
         let drainers = self.children.values().filter(|child| child.is_worker() && child.drains()).count();
-        if self.token.is_some() || drainers >= self.most_drainers() {
+        if self.token.is_some() || drainers >= self.most_drainers() || !self.may_replace() {
             return;
         }
         let Some((slot, reason)) = self.next_to_roll(now).or_else(|| self.next_to_recycle(now)) else {
@@ -112,6 +112,7 @@ impl Supervisor {
 
     pub(super) fn begin_roll(&mut self, plan: Plan, version: u64, now: Ns) {
         self.reload = Reload::Rolling { plan, version };
+        self.forgive();
         self.out.push(Action::RollSettings(version));
         for slot in self.slots.values_mut() {
             // An operator who repairs the settings of workers that cannot start does not want to wait for a back-off.

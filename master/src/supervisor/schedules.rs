@@ -1,13 +1,16 @@
-//! The invariants as properties over random schedules: processes that do not start, hang or die at any time, orders in
-//! any state. A failure prints the shortest schedule that breaks the invariant.
+//! The invariants as properties over random schedules: processes that do not start, hang or die at any time, alone or in
+//! storms, orders in any state. The world writes down every breach of every invariant in one pass.
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::world::{World, plan};
 use super::{Claim, Confirmation, Event, MILLISECOND, Order, RecycleReason, Stage, Verdict};
 
-/// Schedules per invariant.
-const SCHEDULES: u32 = 400;
+/// Schedules that are tried when nobody asks for more.
+const SCHEDULES: u32 = 4000;
+/// Asks for more.
+const VARIABLE: &str = "FORKGATE_SCHEDULES";
 /// Longest schedule.
 const STEPS: usize = 80;
 
@@ -31,6 +34,10 @@ enum Step {
     Claim(usize, Option<Claim>),
     Outside(Confirmation),
     ReportsHang(bool),
+    BootsFail(bool),
+    DieAlike(usize),
+    DieAll,
+    StandStill(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -62,6 +69,10 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (any::<usize>(), claim()).prop_map(|(pick, claim)| Step::Claim(pick, claim)),
         1 => confirmation().prop_map(Step::Outside),
         1 => any::<bool>().prop_map(Step::ReportsHang),
+        2 => any::<bool>().prop_map(Step::BootsFail),
+        4 => any::<usize>().prop_map(Step::DieAlike),
+        1 => Just(Step::DieAll),
+        1 => (1000u64..70_000).prop_map(Step::StandStill),
         1 => Just(Step::SpawnFails),
         1 => Just(Step::ListenerFails),
     ]
@@ -79,7 +90,7 @@ fn confirmation() -> impl Strategy<Value = Confirmation> {
     prop_oneof![3 => Just(Confirmation::Yes), 1 => Just(Confirmation::No), 1 => Just(Confirmation::Stopped)]
 }
 
-/// Where the end comes by another order than TERM at the end of the schedule.
+/// Where the end comes by another order than TERM at the end of the schedule, modulo its length.
 fn end() -> impl Strategy<Value = Option<(usize, Order)>> {
     let order = prop_oneof![Just(Order::Drain), Just(Order::Quick)];
     prop_oneof![3 => Just(None), 1 => (0..STEPS, order).prop_map(Some)]
@@ -112,6 +123,12 @@ fn take(world: &mut World, step: Step) {
         Step::ListenerFails => world.next_listener_fails = true,
         Step::Outside(confirmation) => world.confirmation = confirmation,
         Step::ReportsHang(hang) => world.reports_hang = hang,
+        Step::BootsFail(fail) => world.boots_fail = fail,
+        Step::StandStill(ms) => world.stand_still(ms * MILLISECOND),
+        Step::DieAll => {
+            let all: Vec<_> = world.processes.keys().copied().collect();
+            all.into_iter().for_each(|child| world.exit(child, false));
+        }
         Step::Accept(workers, migrate) => {
             if std::mem::take(&mut world.loading) {
                 world.event(Event::SettingsAccepted { plan: plan(workers), migrate });
@@ -131,6 +148,7 @@ fn take(world: &mut World, step: Step) {
         | Step::Hello(pick)
         | Step::Want(pick, _)
         | Step::Die(pick)
+        | Step::DieAlike(pick)
         | Step::ExitClean(pick)
         | Step::LeaveListener(pick) => {
             let Some(child) = world.child(pick) else { return };
@@ -139,6 +157,7 @@ fn take(world: &mut World, step: Step) {
                 Step::Hello(_) => world.event(Event::Hello(child)),
                 Step::Want(_, reason) => world.event(Event::WantRecycle(child, reason)),
                 Step::Die(_) => world.exit(child, false),
+                Step::DieAlike(_) => world.die(child, 1),
                 Step::ExitClean(_) => world.exit(child, true),
                 _ => world.leave_listener(child),
             }
@@ -146,15 +165,17 @@ fn take(world: &mut World, step: Step) {
     }
 }
 
-fn breaches(schedule: Schedule, invariant: &str) -> Vec<String> {
+fn breaches(schedule: Schedule) -> Vec<(&'static str, String)> {
     let mut world = World::new(schedule.workers, schedule.seed);
+    world.keeps_log = false;
     world.event(Event::Start);
     if schedule.serving {
         world.boot_all();
     }
+    let steps = schedule.steps.len();
     for (at, step) in schedule.steps.into_iter().enumerate() {
         if let Some((end, order)) = schedule.end
-            && at == end
+            && at == end % steps
         {
             world.event(Event::Order(order));
         }
@@ -166,29 +187,32 @@ fn breaches(schedule: Schedule, invariant: &str) -> Vec<String> {
     if world.exit.is_none() {
         world.terminate();
     }
-    world.breaches.into_iter().filter(|(broken, _)| *broken == invariant).map(|(_, what)| what).collect()
+    world.breaches
 }
 
-macro_rules! properties {
-    ($($name:ident: $invariant:literal;)*) => {
-        proptest! {
-            #![proptest_config(ProptestConfig { cases: SCHEDULES, failure_persistence: None, ..Default::default() })]
-            $(
-                #[test]
-                fn $name(schedule in schedule()) {
-                    prop_assert_eq!(breaches(schedule, $invariant), Vec::<String>::new());
-                }
-            )*
-        }
+/// How many schedules are tried: [`SCHEDULES`], or what the environment says.
+fn schedules() -> u32 {
+    std::env::var(VARIABLE).map_or(SCHEDULES, |number| number.parse().expect("a number of schedules"))
+}
+
+/// Every invariant, over every schedule, on all cores. A failure shows the shortest schedule, and which invariants it breaks.
+#[test]
+fn every_invariant_holds_in_every_schedule() {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    let cases = schedules().div_ceil(cores);
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let check = |schedule| {
+        prop_assert_eq!(breaches(schedule), []);
+        Ok(())
     };
-}
-
-properties! {
-    i1_a_socket_is_open_until_its_slot_has_retired_and_no_client_is_sent_to_a_closing_one: "I1";
-    i2_a_voluntary_step_never_takes_the_last_worker_of_a_slot: "I2";
-    i3_one_voluntary_replacement_starts_at_a_time: "I3";
-    i4_every_child_is_reaped_once_and_its_row_given_on_after_that: "I4";
-    i5_our_own_steps_keep_the_quorum: "I5";
-    i6_a_kill_comes_once_and_not_before_its_timeout: "I6";
-    i7_term_ends_everything_in_time_from_any_state: "I7";
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..cores)
+            .map(|_| scope.spawn(|| TestRunner::new(config.clone()).run(&schedule(), check)))
+            .collect();
+        for run in runs {
+            if let Err(failure) = run.join().expect("a schedule that breaks an invariant is no panic") {
+                panic!("{failure}");
+            }
+        }
+    });
 }

@@ -106,6 +106,19 @@ pub(super) enum Phase {
     Killing(Kill),
 }
 
+impl Phase {
+    /// Moves the phase's time limit.
+    pub fn postpone(&mut self, span: Ns) {
+        match self {
+            Phase::Spawning { deadline }
+            | Phase::Booting { deadline }
+            | Phase::Draining { deadline, .. }
+            | Phase::Aborting { deadline, .. } => *deadline += span,
+            Phase::Running { .. } | Phase::Aside | Phase::Killing(_) => {}
+        }
+    }
+}
+
 impl Child {
     pub fn deadline(&self) -> Option<Ns> {
         match self.phase {

@@ -345,11 +345,12 @@ impl Supervisor {
     }
 
     /// Lets the kernel choose among the slots that may get new connections; says so only when that changes. A slot that
-    /// goes away must not be chosen; one of a suspect should not, while there is another.
+    /// goes away must not be chosen; one that nobody serves should not, nor one of a suspect, while there is another.
     pub(super) fn steer_group(&mut self) {
         let retiring = |slot: &Slot| slot.retiring.is_some();
-        let either = |slot: &Slot| retiring(slot) || self.is_suspect(slot.primary);
-        let wanted = self.all_but(either).or_else(|| self.all_but(retiring));
+        let unserved = |slot: &Slot| retiring(slot) || !self.runs(slot.primary);
+        let any = |slot: &Slot| unserved(slot) || self.is_suspect(slot.primary);
+        let wanted = self.all_but(any).or_else(|| self.all_but(unserved)).or_else(|| self.all_but(retiring));
         if wanted == self.steered {
             return;
         }

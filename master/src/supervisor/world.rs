@@ -5,14 +5,19 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    Action, ChildId, ChildSignal, Claim, Config, Confirmation, Event, MILLISECOND, Ns, Order, Plan, Role,
-    SECOND, SlotId, Supervisor, Verdict, Watchdog,
+    Action, ChildId, ChildSignal, Claim, Config, Confirmation, End, Event, Fact, MILLISECOND, Ns, Order,
+    Plan, Role, SECOND, SlotId, Supervisor, Verdict, Watchdog,
 };
 
 pub const BOOT: Ns = 10 * SECOND;
 pub const GRACEFUL: Ns = 20 * SECOND;
 pub const KILL_INTERVAL: Ns = 30 * SECOND;
+pub const BUDGET: u32 = 5;
+pub const GIVE_UP: Ns = 60 * SECOND;
 const QUICK: Ns = 2 * SECOND;
+const PROBATION: Ns = 10 * SECOND;
+/// How all boots end that fail for the same reason.
+const SAME: u64 = 7;
 
 /// A plan with the timeouts above.
 pub fn plan(workers: u32) -> Plan {
@@ -23,6 +28,8 @@ pub fn plan(workers: u32) -> Plan {
         recycle_min_interval: 2 * SECOND,
         watchdog: Watchdog::Enforce,
         kill_interval: KILL_INTERVAL,
+        crash_budget: BUDGET,
+        give_up: Some(GIVE_UP),
     }
 }
 
@@ -33,6 +40,7 @@ pub struct Process {
     pub version: u64,
     spawned: Ns,
     pub ready: bool,
+    ready_at: Ns,
     told: Option<Ns>,
     killed: bool,
     aborted: Option<Ns>,
@@ -51,6 +59,12 @@ impl Process {
     }
     fn serves(&self) -> bool {
         self.ready && self.told.is_none() && self.slot().is_some()
+    }
+    fn boots(&self) -> bool {
+        !self.ready && !self.killed && self.told.is_none()
+    }
+    fn is_well(&self) -> bool {
+        self.serves() && !self.killed && self.aborted.is_none()
     }
 }
 
@@ -75,6 +89,11 @@ pub struct World {
     /// What the world outside says to it.
     pub confirmation: Confirmation,
     pub reports_hang: bool,
+    /// Whoever starts fails at once.
+    pub boots_fail: bool,
+    pub degraded: bool,
+    probes: BTreeSet<ChildId>,
+    nobody_since: Option<Ns>,
     /// Whose verdict was confirmed when, and who was reported.
     confirmed: BTreeMap<ChildId, Ns>,
     reported: BTreeSet<ChildId>,
@@ -84,13 +103,18 @@ pub struct World {
     quorum_before: usize,
     pub exit: Option<(u8, Ns)>,
     pub log: Vec<Action>,
+    pub keeps_log: bool,
     pub breaches: Vec<(&'static str, String)>,
 }
 
 impl World {
     pub fn new(workers: u32, seed: u64) -> World {
-        let rows = 2 * workers as usize + 8;
-        let config = Config { plan: plan(workers), rows, version: 1, companion: false, seed };
+        World::with_plan(plan(workers), seed)
+    }
+
+    pub fn with_plan(plan: Plan, seed: u64) -> World {
+        let rows = 2 * plan.workers as usize + 8;
+        let config = Config { plan, rows, version: 1, companion: false, seed };
         World {
             supervisor: Supervisor::new(config),
             now: SECOND,
@@ -109,6 +133,10 @@ impl World {
             claims: BTreeMap::new(),
             confirmation: Confirmation::Yes,
             reports_hang: false,
+            boots_fail: false,
+            degraded: false,
+            probes: BTreeSet::new(),
+            nobody_since: None,
             confirmed: BTreeMap::new(),
             reported: BTreeSet::new(),
             last_guarded: None,
@@ -117,6 +145,7 @@ impl World {
             quorum_before: 0,
             exit: None,
             log: Vec::new(),
+            keeps_log: true,
             breaches: Vec::new(),
         }
     }
@@ -148,14 +177,18 @@ impl World {
                 && let Some(process) = self.processes.get_mut(&child)
             {
                 process.ready = true;
+                process.ready_at = self.now;
                 self.standbys.remove(&child);
             }
             for action in self.supervisor.step(event, self.now) {
-                self.log.push(action.clone());
+                if self.keeps_log {
+                    self.log.push(action.clone());
+                }
                 self.carry_out(action, &mut events);
                 self.check_steering();
             }
             let _ = self.supervisor.summary();
+            self.look_for_anybody();
         }
     }
 
@@ -209,6 +242,16 @@ impl World {
             Action::Unsteer => self.steering = None,
             Action::QueryQueue(slot) => events.push_back(Event::QueueLength(slot, self.queue)),
             Action::LoadSettings => self.loading = true,
+            Action::ShowDegraded(degraded) => {
+                let same = std::mem::replace(&mut self.degraded, degraded) == degraded;
+                self.breach(same, "I8", || format!("degraded: {degraded} twice"));
+                self.probes.clear();
+            }
+            Action::Log(Fact::GivenUp(_)) => {
+                let (now, since) = (self.now, self.nobody_since);
+                let early = since.is_none_or(|since| now < since + GIVE_UP);
+                self.breach(early, "I8", || format!("given up at {now}, with nobody since {since:?}"));
+            }
             Action::AnnounceStopping => self.stopping = Some(self.now),
             Action::Exit(code) => {
                 let left = self.processes.len();
@@ -236,6 +279,10 @@ impl World {
                 let others = self.standbys.clone();
                 self.breach(!others.is_empty(), "I3", || format!("{child:?} beside {others:?}"));
                 self.standbys.insert(child);
+                let empty = self.degraded && self.listeners.iter().any(|slot| self.serving_slot(*slot) == 0);
+                self.breach(empty, "I8", || format!("{child:?} replaces while a slot is empty"));
+            } else if self.serving_slot(slot) == 0 && self.degraded {
+                self.probe(child);
             }
         }
         if std::mem::take(&mut self.next_spawn_fails) {
@@ -246,8 +293,27 @@ impl World {
         }
         let holds_listener = matches!(role, Role::Worker { .. });
         let (spawned, ready, told, killed, aborted) = (self.now, false, None, false, None);
-        let process = Process { role, version, spawned, ready, told, killed, aborted, holds_listener };
+        let ready_at = 0;
+        let process =
+            Process { role, version, spawned, ready, ready_at, told, killed, aborted, holds_listener };
         self.processes.insert(child, process);
+    }
+
+    /// In a crash loop one worker at a time is started in an empty slot, until one has proved itself.
+    fn probe(&mut self, child: ChildId) {
+        let now = self.now;
+        let on_trial = |p: &Process| p.boots() || p.is_well() && now < p.ready_at + PROBATION;
+        let tried = self.probes.iter().copied().find(|id| self.processes.get(id).is_some_and(on_trial));
+        self.breach(tried.is_some(), "I8", || format!("{child:?} is tried beside {tried:?}"));
+        self.probes.insert(child);
+    }
+
+    fn look_for_anybody(&mut self) {
+        if self.processes.values().any(Process::is_well) {
+            self.nobody_since = None;
+        } else {
+            self.nobody_since.get_or_insert(self.now);
+        }
     }
 
     fn tell(&mut self, child: ChildId) -> Option<SlotId> {
@@ -387,12 +453,21 @@ impl World {
 
     /// A process ends.
     pub fn exit(&mut self, child: ChildId, clean: bool) {
+        self.end(child, End { clean, ..End::UNBORN });
+    }
+
+    /// A process ends in a way that can be told from others.
+    pub fn die(&mut self, child: ChildId, signature: u64) {
+        self.end(child, End { signature: Some(signature), ..End::UNBORN });
+    }
+
+    pub fn end(&mut self, child: ChildId, end: End) {
         if self.processes.remove(&child).is_some() {
             let fresh = self.dead.insert(child);
             self.breach(!fresh, "I4", || format!("{child:?} died twice"));
             self.standbys.remove(&child);
             self.forget_closed();
-            self.event(Event::Exited { child, clean });
+            self.event(Event::Exited { child, end });
         }
     }
 
@@ -425,7 +500,7 @@ impl World {
 
     /// Boots those that boot now, not the ones that are started thereby.
     pub fn boot_all_once(&mut self) {
-        let booting = |p: &Process| !p.ready && !p.killed && !p.told();
+        let booting = Process::boots;
         let now: Vec<_> = self.processes.iter().filter(|(_, p)| booting(p)).map(|(id, _)| *id).collect();
         for child in now {
             self.boot(child);
@@ -433,7 +508,7 @@ impl World {
     }
 
     pub fn boot_all(&mut self) {
-        let booting = |p: &Process| !p.ready && !p.killed && !p.told();
+        let booting = Process::boots;
         while let Some(child) = self.processes.iter().find(|(_, p)| booting(p)).map(|(id, _)| *id) {
             self.boot(child);
         }
@@ -456,6 +531,11 @@ impl World {
             while let Some(child) = self.processes.iter().find(|(_, p)| dies(p)).map(|(id, _)| *id) {
                 self.exit(child, false);
             }
+            while let Some(child) =
+                self.processes.iter().find(|(_, p)| self.boots_fail && p.boots()).map(|(id, _)| *id)
+            {
+                self.die(child, SAME);
+            }
             match self.supervisor.next_deadline(self.now) {
                 Some(deadline) if deadline <= until => {
                     self.now = deadline;
@@ -465,6 +545,16 @@ impl World {
             }
         }
         self.now = until;
+    }
+
+    /// The master stands still while time passes.
+    pub fn stand_still(&mut self, span: Ns) {
+        self.now += span;
+        for since in [&mut self.nobody_since, &mut self.stopping].into_iter().flatten() {
+            *since += span;
+        }
+        self.event(Event::Late(span));
+        self.event(Event::Tick);
     }
 
     /// Ends: TERM, and nobody leaves by itself. The master must be gone within the graceful timeout.

@@ -27,7 +27,12 @@ impl Master {
             Action::Signal(id, ChildSignal::Int) => self.signal(id, libc::SIGINT),
             Action::SendStepAside(id) => self.send_step_aside(id),
             Action::Signal(id, ChildSignal::Abort) => self.signal(id, libc::SIGABRT),
-            Action::Signal(id, ChildSignal::Kill) => self.signal(id, libc::SIGKILL),
+            Action::Signal(id, ChildSignal::Kill) => {
+                if let Some(child) = self.children.get_mut(&id) {
+                    child.killed = true;
+                }
+                self.signal(id, libc::SIGKILL);
+            }
             Action::FreeRow(row) => self.rows.fold(row),
             Action::Steer(indexes) => self.steer(Some(&indexes)),
             Action::Unsteer => self.steer(None),
@@ -52,6 +57,8 @@ impl Master {
             }
             Action::Target(target) => base.target.store(u64::from(target), Relaxed),
             Action::CountCrash => drop(base.crashes.fetch_add(1, Relaxed)),
+            Action::CountBootFailure => drop(base.boot_failures.fetch_add(1, Relaxed)),
+            Action::ShowDegraded(degraded) => base.degraded.store(u64::from(degraded), Relaxed),
             Action::CountRecycle(reason) => drop(base.recycles[reason.index()].fetch_add(1, Relaxed)),
             Action::CountKill(kill) => drop(base.kills[kill.index()].fetch_add(1, Relaxed)),
             Action::Accuse(id, _) => self.accuse(id),
@@ -70,7 +77,8 @@ impl Master {
                 self.disappoint_operators();
             }
             Action::Log(fact) => {
-                facts::log(&fact, |id| self.children.get(&id).map_or(0, |child| child.pid));
+                let pid = |id| self.children.get(&id).map_or(0, |child| child.pid);
+                facts::log(&fact, pid, self.last_failure.as_deref().unwrap_or("no worker has failed"));
                 self.tell_of_reload(&fact);
             }
             Action::Exit(code) => self.exit = Some(code),
@@ -91,6 +99,7 @@ impl Master {
         let started = self.try_spawn(id, role, number);
         if let Err(error) = started {
             tracing::error!(%error, "cannot start {}", name(role));
+            self.last_failure = Some(format!("cannot start {}: {error}", name(role)));
             self.events.push_back(Event::SpawnFailed(id));
         }
     }

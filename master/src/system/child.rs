@@ -34,6 +34,10 @@ pub struct Child {
     pub behind: bool,
     /// It said that it is ready.
     pub ready: bool,
+    /// It was sent SIGKILL by the master.
+    pub killed: bool,
+    /// Why it ends, as it said itself.
+    pub last_words: Option<String>,
     /// When it was started.
     pub spawned: Ns,
     /// What its settings say about it.
@@ -123,6 +127,8 @@ pub fn start(
         database: version.settings.database.clone(),
         behind: false,
         ready: false,
+        killed: false,
+        last_words: None,
         spawned: monotonic_ns(),
         limits: Limits::of(&version.settings),
     })

@@ -2,14 +2,14 @@
 
 use tracing::{error, info, warn};
 
-use crate::supervisor::{ChildId, Fact, Guard, Kill, Ns, RecycleReason, Summary};
+use crate::supervisor::{ChildId, CrashLoop, Fact, Guard, Kill, Ns, RecycleReason, SECOND, Summary};
 
 fn ms(span: Ns) -> u64 {
     span / 1_000_000
 }
 
-/// Writes one line. `pid` names a child.
-pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
+/// Writes one line. `pid` names a child, `failure` says how the last worker failed.
+pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
     match fact {
         Fact::Ready(child, slot, took) => {
             info!(slot = slot.0, pid = pid(*child), "worker {} ready in {} ms", slot.0, ms(*took));
@@ -18,10 +18,19 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
             info!(slot = slot.0, reason = reason.as_str(), "recycling slot {}", slot.0)
         }
         Fact::StandbyFailed(slot, wait) => {
-            warn!(slot = slot.0, retry_ms = ms(*wait), "the replacement did not start; the old worker stays");
+            let retry_ms = ms(*wait);
+            warn!(slot = slot.0, retry_ms, "the replacement did not start; the old worker stays: {failure}");
         }
-        Fact::BootFailed(slot, wait) => error!(slot = slot.0, retry_ms = ms(*wait), "a worker did not start"),
-        Fact::Crashed(slot, wait) => error!(slot = slot.0, respawn_ms = ms(*wait), "a worker died unasked"),
+        Fact::BootFailed(slot, wait) => {
+            error!(slot = slot.0, retry_ms = ms(*wait), "a worker did not start: {failure}");
+        }
+        Fact::Crashed(slot, wait) => {
+            error!(slot = slot.0, respawn_ms = ms(*wait), "a worker died unasked: {failure}");
+        }
+        Fact::Degraded(_) | Fact::Recovered | Fact::GivenUp(_) => log_crash_loop(fact, failure),
+        Fact::Late(span) => {
+            warn!(late_ms = ms(*span), "this process stood still; limits of time begin anew");
+        }
         Fact::Killed(child, Kill::Boot) => {
             error!(pid = pid(*child), "killed: not ready within GATEWAY_BOOT_TIMEOUT");
         }
@@ -35,7 +44,9 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
         | Fact::Unconfirmed(..)
         | Fact::Stopped(..)
         | Fact::Held(..) => log_verdict(fact, pid),
-        Fact::FirstBootFailed(slot) => error!(slot = slot.0, "a worker did not start at all: giving up"),
+        Fact::FirstBootFailed(slot) => {
+            error!(slot = slot.0, "a worker did not start at all: giving up: {failure}");
+        }
         Fact::MigrateFailed => error!("the database could not be brought up to date; see the lines above"),
         Fact::CompanionDied => error!("the demo's companion ended: ending the demo"),
         Fact::RowsFull(slot) => {
@@ -78,6 +89,34 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
             info!("a second TERM right after the first, or while ending quickly, is ignored")
         }
         Fact::Stopping(quick) => info!(quick, "stopping"),
+    }
+}
+
+/// The facts of crash loops.
+fn log_crash_loop(fact: &Fact, failure: &str) {
+    match fact {
+        Fact::Degraded(CrashLoop::Many(count)) => {
+            error!(
+                count,
+                "degraded: more workers failed within a minute than GATEWAY_CRASH_BUDGET allows; those that serve go on, \
+                 one empty slot at a time is tried; the last failure: {failure}"
+            );
+        }
+        Fact::Degraded(CrashLoop::Alike(count)) => {
+            error!(
+                count,
+                "degraded: workers fail in the same way again and again; those that serve go on, one empty slot at a time \
+                 is tried; the last failure: {failure}"
+            );
+        }
+        Fact::Recovered => info!("no longer degraded: workers start again"),
+        Fact::GivenUp(limit) => {
+            let seconds = limit / SECOND;
+            error!(
+                "giving up: no worker has been ready for {seconds} s (GATEWAY_GIVE_UP); the last failure: {failure}"
+            );
+        }
+        _ => {}
     }
 }
 
@@ -136,9 +175,9 @@ fn log_verdict(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
     }
 }
 
-/// One sentence, such as `2/2 ready, settings generation 3, recycling slot 1: max_requests`. `failure` says what became of
-/// the last reload when that was not done.
-pub fn sentence(summary: &Summary, generation: u64, failure: Option<&str>) -> String {
+/// One sentence, such as `2/2 ready, settings generation 3, recycling slot 1: max_requests`. `reload` says what became of
+/// the last reload when that was not done, `failure` how the last worker failed.
+pub fn sentence(summary: &Summary, generation: u64, reload: Option<&str>, failure: Option<&str>) -> String {
     let mut text = format!("{}/{} ready, settings generation {generation}", summary.ready, summary.target);
     if summary.state != "serving" {
         text = format!("{}: {text}", summary.state);
@@ -153,8 +192,15 @@ pub fn sentence(summary: &Summary, generation: u64, failure: Option<&str>) -> St
     if let Some((slot, verdict)) = &summary.suspect {
         text += &format!(", slot {} suspected: {}", slot.0, verdict.as_str());
     }
-    if let Some(failure) = failure {
-        text += &format!(", {failure}");
+    if let Some(tried) = summary.degraded {
+        text += &match tried {
+            Some(slot) => format!(", crash loop: trying slot {}", slot.0),
+            None => ", crash loop: waiting for the next try".to_owned(),
+        };
+        text += &failure.map(|failure| format!(", last failure: {failure}")).unwrap_or_default();
+    }
+    if let Some(reload) = reload {
+        text += &format!(", {reload}");
     }
     text
 }
@@ -167,15 +213,27 @@ mod tests {
 
     #[test]
     fn the_sentence_says_what_is_going_on() {
-        let calm =
-            Summary { ready: 2, target: 2, replacing: None, retiring: None, suspect: None, state: "serving" };
-        assert_eq!(sentence(&calm, 3, None), "2/2 ready, settings generation 3");
+        let calm = Summary {
+            ready: 2,
+            target: 2,
+            replacing: None,
+            retiring: None,
+            suspect: None,
+            degraded: None,
+            state: "serving",
+        };
+        assert_eq!(sentence(&calm, 3, None, Some("one of long ago")), "2/2 ready, settings generation 3");
         let replacing = Some((SlotId(1), RecycleReason::MaxRequests));
         let retiring = Some(SlotId(2));
         let suspect = Some((SlotId(0), Verdict::Spin));
+        let loops = Summary { ready: 1, degraded: Some(Some(SlotId(1))), state: "degraded", ..calm.clone() };
+        assert_eq!(
+            sentence(&loops, 3, None, Some("worker 1: exit code 3: no")),
+            "degraded: 1/2 ready, settings generation 3, crash loop: trying slot 1, last failure: worker 1: exit code 3: no"
+        );
         let busy = Summary { replacing, retiring, suspect, state: "reloading", ..calm };
         assert_eq!(
-            sentence(&busy, 3, Some("reload refused: X")),
+            sentence(&busy, 3, Some("reload refused: X"), None),
             "reloading: 2/2 ready, settings generation 3, recycling slot 1: max_requests, retiring slot 2, \
              slot 0 suspected: spin, reload refused: X"
         );

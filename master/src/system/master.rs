@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
 
 use forkgate_shared::control::{ControlError, FromChild, Received, VERSION};
 use forkgate_shared::rows::{Rows, monotonic_ns};
@@ -11,13 +12,15 @@ use forkgate_shared::settings::Sources;
 use super::child::Child;
 use super::crash_dir::CrashDir;
 use super::ctl::Ctl;
+use super::failure::{Failure, end_of};
 use super::listeners::Listeners;
 use super::notify::Notifier;
+use super::oom::OomKills;
 use super::outside::Looks;
 use super::pidfd::{Ending, peek_any, reap_unknown};
 use super::poller::{Poller, Source};
 use super::reload::Attempt;
-use super::report::{Reports, Subject};
+use super::report::{Reports, Subject, how};
 use super::signals::Signals;
 use super::spawn::Executable;
 use super::versions::{Version, Versions};
@@ -28,6 +31,8 @@ use crate::supervisor::{ChildId, Event, Ns, Role, Supervisor};
 
 /// Messages of one child taken per turn: a child that floods does not keep the others waiting.
 const MESSAGES_PER_TURN: usize = 32;
+/// A turn that took this much longer than it waited: the master was stopped, or got no CPU.
+const LATE: Ns = 1_000_000_000;
 /// Children of others taken per turn.
 const UNKNOWN_PER_TURN: usize = 64;
 
@@ -63,6 +68,9 @@ pub struct Master {
     pub(super) demo: Option<DemoOptions>,
     /// The reload that runs, or the last one.
     pub(super) attempt: Attempt,
+    /// How the last worker failed, in words: `worker 0: exit code 3: …`.
+    pub(super) last_failure: Option<String>,
+    pub(super) oom_kills: OomKills,
     pub(super) events: VecDeque<Event>,
     pub(super) started: Ns,
     pub(super) exit: Option<u8>,
@@ -70,7 +78,9 @@ pub struct Master {
 
 /// How a child ended.
 pub(super) struct Death {
-    pub(super) ending: Ending,
+    pub(super) failure: Failure,
+    /// What it was for.
+    role: Role,
     /// For a worker.
     pub(super) subject: Option<Subject>,
     /// A report that was begun while it lived has just been written.
@@ -85,6 +95,7 @@ impl Master {
         }
         self.poller.add(self.ctl.as_fd(), Source::Ctl)?;
         self.events.push_back(Event::Start);
+        let mut turn = monotonic_ns();
         loop {
             self.decide();
             if let Some(code) = self.exit {
@@ -97,8 +108,14 @@ impl Master {
                 self.zombies.next_deadline(),
                 self.next_look(),
             ];
-            let next = deadlines.into_iter().flatten().min();
-            for source in self.poller.wait(next.map(|at| at.saturating_sub(now)))? {
+            let patience = deadlines.into_iter().flatten().min().map(|at| at.saturating_sub(now));
+            let sources = self.poller.wait(patience)?;
+            let due = turn.saturating_add(patience.unwrap_or(Ns::MAX));
+            turn = monotonic_ns();
+            if turn.saturating_sub(due) > LATE {
+                self.events.push_back(Event::Late(turn - due));
+            }
+            for source in sources {
                 self.serve(source);
             }
             let now = monotonic_ns();
@@ -118,6 +135,9 @@ impl Master {
     fn decide(&mut self) {
         while let Some(event) = self.events.pop_front() {
             let gone = if let Event::Exited { child, .. } = event { Some(child) } else { None };
+            if let Some(death) = gone.and_then(|gone| self.deaths.get(&gone)) {
+                self.last_failure = Some(format!("{}: {}", name(death.role), death.failure.text()));
+            }
             for action in self.supervisor.step(event, monotonic_ns()) {
                 self.carry_out(action);
             }
@@ -131,7 +151,8 @@ impl Master {
 
     pub(super) fn sentence(&self) -> String {
         let generation = self.versions.current().number;
-        facts::sentence(&self.supervisor.summary(), generation, self.attempt.failure().as_deref())
+        let (reload, failure) = (self.attempt.failure(), self.last_failure.as_deref());
+        facts::sentence(&self.supervisor.summary(), generation, reload.as_deref(), failure)
     }
 
     fn serve(&mut self, source: Source) {
@@ -195,7 +216,8 @@ impl Master {
             FromChild::Report => self.hear_report(id, fd),
             FromChild::BootFailed { message } => {
                 tracing::error!(pid = child.pid, "{}: {message}", name(child.role));
-                self.attempt.boot_failed(child.version, message);
+                self.attempt.boot_failed(child.version, message.clone());
+                child.last_words = Some(message);
             }
         }
     }
@@ -212,22 +234,34 @@ impl Master {
                 Ending::Code(-1)
             }
         };
+        let is_nobodys_kill = ending == Ending::Signal(libc::SIGKILL) && !child.killed;
+        let oom_counter = if is_nobodys_kill { self.oom_kills.risen() } else { None };
+        let how = match &oom_counter {
+            Some(path) => {
+                self.rows.base().oom_kills.fetch_add(1, Relaxed);
+                format!("killed by the kernel for memory (oom_kill rose in {})", path.display())
+            }
+            None => how(ending),
+        };
         if ending == Ending::Code(0) {
             tracing::debug!(pid = child.pid, "{} ended", name(child.role));
         } else {
-            tracing::warn!(pid = child.pid, "{} ended: {ending}", name(child.role));
+            tracing::warn!(pid = child.pid, "{} ended: {how}", name(child.role));
         }
+        let end = end_of(ending, child.last_words.as_deref());
+        let failure = Failure { how, words: child.last_words.clone() };
         self.poller.remove(&child.pidfd);
-        let subject = match child.role {
+        let role = child.role;
+        let subject = match role {
             Role::Worker { slot, .. } => Some(child.subject(id, slot)),
             Role::Migrate | Role::Companion => None,
         };
         let reported = self.watch_no_more(id);
-        self.deaths.insert(id, Death { ending, subject, reported });
+        self.deaths.insert(id, Death { failure, role, subject, reported });
         if let Some(child) = self.children.remove(&id) {
             self.zombies.keep(child.pid, child.pidfd, monotonic_ns());
         }
-        self.events.push_back(Event::Exited { child: id, clean: ending == Ending::Code(0) });
+        self.events.push_back(Event::Exited { child: id, end });
         self.reap_strangers();
     }
 

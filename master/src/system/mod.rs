@@ -9,9 +9,11 @@ mod child;
 mod crash_dir;
 pub mod ctl;
 mod facts;
+mod failure;
 mod listeners;
 mod master;
 mod notify;
+mod oom;
 mod operators;
 mod outside;
 mod pidfd;
@@ -44,6 +46,7 @@ use crash_dir::CrashDir;
 pub use crash_dir::slot_of as slot_of_report;
 use listeners::{ListenError, Listeners};
 use master::Master;
+use oom::OomKills;
 use outside::Looks;
 use report::Reports;
 use state_dir::{StateDir, StateDirError};
@@ -92,8 +95,8 @@ enum SetupError {
 
 /// Runs the master on the calling thread, which must be the process's main thread, until everything has ended.
 ///
-/// Exit codes: 0 after TERM, INT or QUIT; 3 when a worker could not start at all; 1 otherwise. Logging is begun by the
-/// caller.
+/// Exit codes: 0 after TERM, INT or QUIT; 3 when a worker could not start at all, and 4 when it blamed the settings; 1
+/// otherwise. Logging is begun by the caller.
 pub fn run(options: ServeOptions) -> ExitCode {
     let settings = options.loaded.settings.clone();
     // Dropped last: whoever gets the lock finds nothing of ours.
@@ -171,6 +174,8 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         notifier,
         demo: options.demo,
         attempt: reload::Attempt::default(),
+        last_failure: None,
+        oom_kills: OomKills::from_now_on(),
         events: VecDeque::new(),
         started,
         exit: None,
@@ -186,6 +191,8 @@ fn plan(settings: &Settings) -> Plan {
         recycle_min_interval: ns(settings.recycle_min_interval),
         watchdog: settings.watchdog,
         kill_interval: ns(settings.kill_interval),
+        crash_budget: settings.crash_budget,
+        give_up: settings.give_up.map(ns),
     }
 }
 

@@ -152,7 +152,7 @@ impl Master {
     pub(super) fn report_death(&mut self, id: ChildId, row: usize) {
         let Some(death) = self.deaths.get(&id).filter(|death| !death.reported) else { return };
         let Some(subject) = death.subject else { return };
-        let (cause, millis) = (Cause::Died { how: report::how(death.ending) }, unix_millis());
+        let (cause, millis) = (Cause::Died { how: death.failure.text() }, unix_millis());
         let report = report::compose(&subject, cause, self.rows.row(row), None, monotonic_ns(), millis);
         self.write_report(&report, millis);
     }

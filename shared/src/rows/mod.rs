@@ -195,6 +195,12 @@ pub struct Base {
     pub target: AtomicU64,
     /// Children that died without being asked to.
     pub crashes: AtomicU64,
+    /// Workers that never were ready.
+    pub boot_failures: AtomicU64,
+    /// Children that the kernel killed for memory.
+    pub oom_kills: AtomicU64,
+    /// 1 while there is a crash loop.
+    pub degraded: AtomicU64,
     /// Voluntary replacements, by [`RecycleReason::index`].
     pub recycles: [AtomicU64; RecycleReason::ALL.len()],
     /// Kills by the master, by [`KillReason::index`].

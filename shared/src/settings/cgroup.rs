@@ -32,6 +32,20 @@ impl Machine {
     }
 }
 
+/// The directories of the control groups that this process's memory is counted in: its own in the unified hierarchy, and
+/// in that of version 1's `memory` controller. `root` is `/`.
+pub fn memory_groups(root: &Path) -> Vec<PathBuf> {
+    let text = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
+    let (groups, mounts) = (text("proc/self/cgroup"), text("proc/self/mountinfo"));
+    let of_line = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (parts.next()?, parts.next()?);
+        let counts = controllers.is_empty() || controllers.split(',').any(|name| name == "memory");
+        directories(root, &mounts, controllers, group).pop().filter(|_| counts)
+    };
+    groups.lines().filter_map(of_line).collect()
+}
+
 /// CPUs that the scheduler may put us on (cpusets are part of it).
 fn affinity() -> u32 {
     let fallback = || std::thread::available_parallelism().map_or(1, |n| n.get() as u32);

@@ -14,6 +14,8 @@ use super::{LogFormat, MAX_WORKERS, Secret, Settings, Watchdog, hosts};
 
 /// One part in this many of `GATEWAY_MAX_REQUESTS` is the jitter's default: 10 %.
 const JITTER_PARTS: u64 = 10;
+/// See `GATEWAY_CRASH_BUDGET`.
+const LEAST_CRASH_BUDGET: u32 = 5;
 /// See `GATEWAY_KEEPALIVE_GRACE`.
 const KEEPALIVE_GRACE: Duration = Duration::from_secs(5);
 /// See `GATEWAY_STREAM_DRAIN`.
@@ -42,6 +44,8 @@ pub struct Draft {
     pub workers: Option<u32>,
     /// None = a part of the requests.
     pub max_requests_jitter: Option<u64>,
+    /// None = by the workers.
+    pub crash_budget: Option<u32>,
     /// As given.
     pub max_rss: MemoryLimit,
     /// None = the usual places.
@@ -65,6 +69,7 @@ impl Draft {
             settings: blank(),
             workers: None,
             max_requests_jitter: None,
+            crash_budget: None,
             max_rss: MemoryLimit::Auto,
             state_dir: None,
             database: None,
@@ -96,6 +101,7 @@ impl Draft {
         let s = &mut self.settings;
         s.workers = self.workers.unwrap_or_else(|| machine.cpus.clamp(1, MAX_WORKERS as u32));
         s.max_requests_jitter = self.max_requests_jitter.unwrap_or(s.max_requests / JITTER_PARTS);
+        s.crash_budget = self.crash_budget.unwrap_or_else(|| LEAST_CRASH_BUDGET.max(2 * s.workers));
         s.max_rss = match self.max_rss {
             MemoryLimit::Auto => machine.memory_limit.map(|limit| worker_share(limit, s.workers)),
             MemoryLimit::Off => None,
@@ -208,6 +214,8 @@ fn blank() -> Settings {
         spin_window: Duration::ZERO,
         kill_interval: Duration::ZERO,
         boot_timeout: Duration::ZERO,
+        crash_budget: 0,
+        give_up: None,
         graceful_timeout: Duration::ZERO,
         orphan_timeout: Duration::ZERO,
         keepalive_grace: Duration::ZERO,

@@ -126,6 +126,10 @@ pub struct Settings {
     pub recycle_min_interval: Duration,
     /// `GATEWAY_BOOT_TIMEOUT`.
     pub boot_timeout: Duration,
+    /// `GATEWAY_CRASH_BUDGET`: failed workers within a minute that are still no crash loop.
+    pub crash_budget: u32,
+    /// `GATEWAY_GIVE_UP`: how long no worker may be ready; none = for ever.
+    pub give_up: Option<Duration>,
     /// `GATEWAY_GRACEFUL_TIMEOUT`.
     pub graceful_timeout: Duration,
     /// `GATEWAY_ORPHAN_TIMEOUT`.

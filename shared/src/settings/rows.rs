@@ -76,6 +76,23 @@ const PROCESSES: &[Setting] = &[
          second, a minute is for a machine that swaps.",
     ),
     Setting::new(
+        "GATEWAY_CRASH_BUDGET",
+        Computed("5, or twice GATEWAY_WORKERS where that is more"),
+        Count(1..=10_000, |d, n| d.crash_budget = Some(n as u32)),
+        |s| s.crash_budget.to_string(),
+        "Workers that may die unasked or fail to start within a minute. With one more it is a crash loop: workers that \
+         serve go on, one empty slot at a time is tried. Two deaths of every worker may be chance, and five are soon \
+         made by hand.",
+    ),
+    Setting::new(
+        "GATEWAY_GIVE_UP",
+        Text("60s"),
+        OptionalDuration(SECOND..=DAY, |d, t| d.settings.give_up = t),
+        |s| s.give_up.map_or_else(|| "off".to_owned(), show_duration),
+        "How long no worker at all may be ready before the master says why and ends with code 1: who started it (systemd, \
+         Kubernetes) may know more to do. Off: it tries for ever.",
+    ),
+    Setting::new(
         "GATEWAY_GRACEFUL_TIMEOUT",
         Text("60s"),
         Span(Duration::ZERO..=DAY, |d, t| d.settings.graceful_timeout = t),

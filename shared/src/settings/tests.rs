@@ -388,6 +388,8 @@ fn every_field_belongs_to_a_setting_and_shows_what_it_reads() {
         ("GATEWAY_WORKERS", "7"),
         ("GATEWAY_BACKLOG", "7"),
         ("GATEWAY_BOOT_TIMEOUT", "7s"),
+        ("GATEWAY_CRASH_BUDGET", "7"),
+        ("GATEWAY_GIVE_UP", "7s"),
         ("GATEWAY_GRACEFUL_TIMEOUT", "2m"),
         ("GATEWAY_KEEPALIVE_GRACE", "7s"),
         ("GATEWAY_CONNECTION_HANDOVER", "false"),

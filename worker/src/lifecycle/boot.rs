@@ -5,17 +5,17 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::panic::PanicHookInfo;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use forkgate_shared::control::{FromChild, MAX_MESSAGE, VERSION};
 use forkgate_shared::log;
 use forkgate_shared::rows::{Counters, RowState, Rows, monotonic_ns};
-use forkgate_shared::sealed::KeyRing;
+use forkgate_shared::sealed::{KeyRing, KeyRingError};
 use forkgate_shared::sessions::Sessions;
 use forkgate_shared::settings::Settings;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -42,6 +42,11 @@ use crate::watchdog;
 
 const EXIT_BOOT: u8 = 3;
 const EXIT_SETTINGS: u8 = 4;
+/// As of any program of Rust's.
+const EXIT_PANIC: u8 = 101;
+
+/// The last panic of this process, in one line.
+static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// What the event loop's root is called among the tasks.
 pub(crate) const ROOT_TASK: &str = "worker";
@@ -102,17 +107,27 @@ pub(crate) fn run(slot: u32, row: usize, generation: u64) -> ExitCode {
     let Inherited { control, rows, settings, sessions, catalog, listener, admin_listener } = inherited;
     let control = Rc::new(Control::new(control));
     let parts = Parts { rows, settings, sessions, catalog, listener, admin_listener };
-    match serve(Identity { slot, row, generation }, &control, signals, parts) {
-        Ok(code) => code,
-        Err(error) => {
+    let life = || serve(Identity { slot, row, generation }, &control, signals, parts);
+    // Nothing of what a panic leaves behind is used again.
+    match catch_unwind(AssertUnwindSafe(life)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
             tracing::error!(%error, "the worker cannot start");
-            let mut message = error.to_string();
-            message.truncate(message.floor_char_boundary(MAX_MESSAGE / 8));
-            // The master may be gone; the exit code says it too.
-            let _ = control.send(&FromChild::BootFailed { message });
+            say_why(&control, error.to_string());
             ExitCode::from(if matches!(error, BootError::Settings(_)) { EXIT_SETTINGS } else { EXIT_BOOT })
         }
+        Err(_) => {
+            let panic = LAST_PANIC.lock().ok().and_then(|mut panic| panic.take());
+            say_why(&control, panic.unwrap_or_else(|| "a panic".to_owned()));
+            ExitCode::from(EXIT_PANIC)
+        }
     }
+}
+
+/// Tells the master. It may be gone; the exit code says it too.
+fn say_why(control: &Control, mut message: String) {
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE / 8));
+    let _ = control.send(&FromChild::BootFailed { message });
 }
 
 /// What was inherited besides the control socket.
@@ -160,11 +175,8 @@ fn serve(
     let life = task::root(ROOT_TASK, async {
         let gateway = Rc::new(Gateway {
             auth: Authenticator::new(&settings),
-            sessions: Sessions::open(
-                parts.sessions,
-                KeyRing::load(&settings).map_err(|error| BootError::Settings(error.to_string()))?,
-            )
-            .doing("opening the session table")?,
+            sessions: Sessions::open(parts.sessions, key_ring(&settings)?)
+                .doing("opening the session table")?,
             upstreams: Upstreams::new(&settings, Arc::clone(&rows), who.row)
                 .doing("preparing upstream connections")?,
             registry: Registry::new(&settings),
@@ -187,6 +199,14 @@ fn serve(
     drop(local);
     runtime.shutdown_background();
     code
+}
+
+/// Keys that are none stay none until somebody changes them; a file that cannot be read may be readable in a minute.
+fn key_ring(settings: &Settings) -> Result<KeyRing, BootError> {
+    match KeyRing::load(settings) {
+        Err(error @ KeyRingError::Keys { .. }) => Err(BootError::Settings(error.to_string())),
+        loaded => loaded.doing("reading the session keys"),
+    }
 }
 
 /// Writes into the row who this is.
@@ -292,5 +312,8 @@ fn count_panics(rows: Arc<Rows>, row: usize) {
 fn log_panic(info: &PanicHookInfo<'_>) {
     let message = info.payload_as_str().unwrap_or("no message");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
+    if let Ok(mut last) = LAST_PANIC.lock() {
+        *last = Some(format!("panic at {place}: {message}"));
+    }
     tracing::error!(message, place, "panic");
 }

@@ -44,6 +44,8 @@ pub(crate) fn settings() -> Settings {
         ssrf_allow_localhost: true,
         ssrf_allow_private_networks: false,
         tool_name_separator: "__".to_owned(),
+        crash_budget: 5,
+        give_up: None,
         log_format: LogFormat::Text,
         log_level: "info".to_owned(),
         tool_timeout: 5 * second,

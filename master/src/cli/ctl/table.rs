@@ -28,19 +28,23 @@ const COLUMNS: [&str; 17] = [
 
 pub(super) fn table(answer: &Answer) -> String {
     let status = &answer.status;
+    // The sentence begins with the state where that is not the usual one.
+    let sentence = answer.sentence.strip_prefix(&answer.state).and_then(|rest| rest.strip_prefix(": "));
     let mut text = format!(
-        "forkgate {}, pid {}, {} since {}: {}\n\
-         requests {}, connections {}, crashes {}\n\
+        "forkgate {}, pid {}, up {}, {}: {}\n\
+         requests {}, connections {}, crashes {} (for memory {}), boot failures {}\n\
          killed: {}; recycled: {}\n\
          catalog generation {}, rows {} of {}\n\n",
         status.version,
         answer.pid,
-        answer.state,
         span(answer.uptime_s),
-        answer.sentence,
+        answer.state,
+        sentence.unwrap_or(&answer.sentence),
         status.requests,
         status.accepted,
         status.crashes,
+        status.oom_kills,
+        status.boot_failures,
         counts(&status.kills),
         counts(&status.recycles),
         status.catalog_generation,

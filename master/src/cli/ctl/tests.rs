@@ -61,7 +61,7 @@ fn a_master_that_answers_is_shown_as_a_table() {
     assert_eq!(master.join().expect("master"), "{\"command\":\"status\"}\n");
     assert!(line.contains("\"uptime_s\":3661.0"), "{line}");
     let text = table(&answer);
-    assert!(text.starts_with("forkgate 0.1.0, pid 9, serving since 1h1m: 1/1 ready\n"), "{text}");
+    assert!(text.starts_with("forkgate 0.1.0, pid 9, up 1h1m, serving: 1/1 ready\n"), "{text}");
     assert!(text.contains("serving") && text.contains("4711"), "{text}");
     let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let lines: Vec<String> = text.lines().rev().take(2).map(squeezed).collect();

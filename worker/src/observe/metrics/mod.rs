@@ -66,6 +66,9 @@ mod tests {
         rows.base().spared[Verdict::Spin.index()].store(1, Relaxed);
         rows.base().drain_time.observe(3_000_000_000);
         rows.base().accept_queue[3].store(17, Relaxed);
+        rows.base().boot_failures.store(3, Relaxed);
+        rows.base().oom_kills.store(2, Relaxed);
+        rows.base().degraded.store(1, Relaxed);
         let text = page(&rows);
         for line in [
             "forkgate_requests_total{era=\"legacy\",method=\"tools/call\",outcome=\"ok\"} 5",
@@ -96,6 +99,9 @@ mod tests {
             "forkgate_drain_seconds_count 1",
             "forkgate_worker_ready_seconds_count 0",
             "forkgate_panics_total 0",
+            "forkgate_boot_failures_total 3",
+            "forkgate_oom_kills_total 2",
+            "forkgate_degraded 1",
             "forkgate_catalog_generation 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");

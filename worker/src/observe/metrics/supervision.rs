@@ -19,6 +19,18 @@ pub(super) fn render(page: &mut Page, base: &Base) {
         [(Labels::new(), base.crashes.load(Relaxed))],
     );
     page.counter(
+        ("forkgate_boot_failures_total", "Workers that never were ready.", &[]),
+        [(Labels::new(), base.boot_failures.load(Relaxed))],
+    );
+    page.counter(
+        ("forkgate_oom_kills_total", "Processes of the gateway that the kernel killed for memory.", &[]),
+        [(Labels::new(), base.oom_kills.load(Relaxed))],
+    );
+    page.gauge(
+        ("forkgate_degraded", "1 while there is a crash loop and one empty slot at a time is tried.", &[]),
+        [(Labels::new(), base.degraded.load(Relaxed) as f64)],
+    );
+    page.counter(
         (
             "forkgate_kills_total",
             "Workers that the master killed, by the watchdog's verdict; boot and drain are timeouts.",
