@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "handover_takes_along_what_was_half_sent", limit: LIMIT, run: half_sent },
     Test { name: "handover_moves_2000_idle_connections", limit: LIMIT, run: many },
     Test { name: "handover_to_an_heir_that_is_killed_loses_only_its_own", limit: LIMIT, run: killed_heir },
+    Test { name: "handover_to_the_next_slot_when_one_goes_away", limit: LIMIT, run: fewer_workers },
     Test { name: "handover_ends_with_the_service", limit: LIMIT, run: service_ends },
 ];
 
@@ -208,6 +209,25 @@ fn killed_heir() -> Verdict {
     let moved = gateway.wait_settled().handed_over;
     note!("of {IDLE} idle connections {moved} had moved; {answered} were answered, {lost} lost");
     assert_eq!((answered + lost, lost), (IDLE as u64, moved));
+    gateway.stop();
+    Ok(())
+}
+
+/// TTOU: the connections of the slot that goes away are the next one's.
+fn fewer_workers() -> Verdict {
+    const IDLE: usize = 40;
+    let gateway = Setup::new().set("GATEWAY_KEEPALIVE_GRACE", LONG_GRACE).start();
+    let mut clients = idle(&gateway, IDLE);
+    let leaver = gateway.wait_settled().workers.pop().expect("two workers");
+    gateway.signal(Signal::SIGTTOU);
+    wait::until_equal("the workers", LIMIT, 1, || gateway.status().workers.len());
+    let status = gateway.wait_settled();
+    assert!(leaver.connections > 0, "chance left it out");
+    assert_eq!((status.handed_over, status.workers[0].connections), (leaver.connections, IDLE as u64));
+    for client in &mut clients {
+        assert_eq!(client.exchange(&version()).expect("an answer").status(), 200);
+        assert!(!client.close_announced);
+    }
     gateway.stop();
     Ok(())
 }

@@ -48,6 +48,7 @@ fn read_unit() -> Unit {
 fn env_text(max_requests: u64, jitter: u64) -> String {
     format!(
         "GATEWAY_JWT_SECRET={}\nSSRF_ALLOW_LOCALHOST=true\nGATEWAY_WORKERS=2\nGATEWAY_RECYCLE_MIN_INTERVAL=0.05\n\
+         GATEWAY_STREAM_DRAIN=0.5\n\
          GATEWAY_MAX_REQUESTS={max_requests}\nGATEWAY_MAX_REQUESTS_JITTER={jitter}\n",
         token::SECRET
     )

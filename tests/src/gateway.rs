@@ -63,6 +63,8 @@ impl Setup {
             .set("GATEWAY_WORKERS", "2")
             .set("GATEWAY_JWT_SECRET", token::SECRET)
             .set("SSRF_ALLOW_LOCALHOST", "true")
+            // Each replacement waits for streams that long, and tests have many of both.
+            .set("GATEWAY_STREAM_DRAIN", "0.5s")
     }
 
     /// The same with the binary that can be told to harm itself.
