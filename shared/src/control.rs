@@ -107,6 +107,12 @@ pub enum ToChild {
     Predecessor,
     /// This worker is about to be told to leave: the line to its heir is attached.
     Heir,
+    /// A reload that added addresses is over. Listeners that this worker was given before they listened do so now, or are
+    /// to be closed.
+    AddedListeners {
+        /// The reload has succeeded.
+        in_force: bool,
+    },
     /// Write down what is going on inside; answered with [`FromChild::Report`].
     Report {
         /// What the master is about to kill it for.

@@ -5,6 +5,8 @@
 
 use std::os::fd::RawFd;
 
+use crate::settings::MAX_BINDS;
+
 /// Control socket (`SOCK_SEQPACKET`), see [`crate::control`]. Its end of file means: the master is gone.
 pub const CONTROL: RawFd = 3;
 /// Shared rows (sealed memfd), see [`crate::rows`].
@@ -15,7 +17,15 @@ pub const SETTINGS: RawFd = 5;
 pub const SESSIONS: RawFd = 6;
 /// The catalog snapshot (sealed memfd). Absent for the `migrate` child, which makes the first one.
 pub const CATALOG: RawFd = 7;
-/// The slot's listener: `SO_REUSEPORT`, listening, non-blocking, shared with every worker of the slot.
-pub const LISTENER: RawFd = 8;
-/// The admin listener: one socket that all workers share.
-pub const ADMIN_LISTENER: RawFd = 9;
+/// The first admin listener; further ones follow it without a gap. One socket each, which all workers share. There is
+/// more than one only while a reload changes the address.
+pub const ADMIN_LISTENERS: RawFd = 8;
+/// Most admin listeners: in force, on its way in, and two on their way out.
+pub const MAX_ADMIN_LISTENERS: usize = 4;
+/// The first listener for clients; further ones follow it without a gap. Of a TCP address it is the slot's own socket
+/// (`SO_REUSEPORT`), shared with every worker of the slot; of a unix socket the one that all workers share.
+pub const LISTENERS: RawFd = ADMIN_LISTENERS + MAX_ADMIN_LISTENERS as RawFd;
+/// Most listeners for clients: all addresses twice, while a reload changes them.
+pub const MAX_LISTENERS: usize = 2 * MAX_BINDS;
+/// The last number of the plan.
+pub const LAST: RawFd = LISTENERS + MAX_LISTENERS as RawFd - 1;

@@ -1,6 +1,7 @@
 //! The black-box tests: one binary, one file per idea.
 
 mod auth;
+mod binds;
 mod bytes;
 mod claims;
 mod cli;
@@ -31,6 +32,7 @@ mod second;
 mod sessions;
 mod settings;
 mod stalled_slot;
+mod steering;
 mod storm;
 mod strays;
 mod systemd;
@@ -78,6 +80,8 @@ fn main() -> ExitCode {
         registry::TESTS,
         reload::TESTS,
         reload_ctl::TESTS,
+        binds::TESTS,
+        steering::TESTS,
         lossless::TESTS,
         crash::TESTS,
         schedule::TESTS,

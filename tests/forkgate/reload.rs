@@ -15,7 +15,6 @@ pub const TESTS: &[Test] = &[
         limit: Duration::from_secs(60),
         run: broken_file,
     },
-    Test { name: "reload_says_what_needs_a_restart", limit: Duration::from_secs(60), run: needs_a_restart },
     Test { name: "reload_keeps_the_registry", limit: Duration::from_secs(60), run: keeps_the_registry },
     Test { name: "reload_renames_tools_everywhere", limit: Duration::from_secs(60), run: another_separator },
     Test { name: "scaling_by_ttin_and_ttou", limit: Duration::from_secs(60), run: scaling },
@@ -69,23 +68,6 @@ fn broken_file() -> Verdict {
     assert_eq!(before.settings_generation, after.settings_generation);
     gateway.reload_with(&[]);
     gateway.wait_settings_after(before.settings_generation);
-    gateway.stop();
-    Ok(())
-}
-
-/// The listening address belongs to the master's sockets: a reload that changes it says so, and serves on.
-fn needs_a_restart() -> Verdict {
-    let mut gateway = Setup::new().start();
-    let before = gateway.status().settings_generation;
-    let address = gateway.address;
-    gateway.reload_with(&[("GATEWAY_BIND", "127.0.0.1:1")]);
-    wait::until_true("the log to name GATEWAY_BIND", START_LIMIT, || {
-        gateway.log_text().lines().any(|line| line.contains("GATEWAY_BIND") || line.contains("bind"))
-    });
-    let ready = forkgate_tests::http::Request::new("GET", "/ready");
-    assert_eq!(gateway.exchange(&ready).status(), 200, "still at {address}");
-    gateway.reload_with(&[("GATEWAY_BIND", &address.to_string())]);
-    gateway.wait_settings_after(before);
     gateway.stop();
     Ok(())
 }

@@ -244,7 +244,8 @@ fn check_prints_origins_and_touches_nothing() -> Verdict {
     assert!(line("GATEWAY_BOOT_TIMEOUT").contains("default"), "a default says so: {text}");
     assert!(!text.contains(token::SECRET), "the secret is not shown");
     assert!(!setup.state_dir().exists(), "check has made the state directory");
-    let port = setup.env_text().lines().find_map(|line| line.strip_prefix("GATEWAY_BIND=")?.parse().ok());
+    let port: Option<std::net::SocketAddr> =
+        setup.env_text().lines().find_map(|line| line.strip_prefix("GATEWAY_BIND=")?.parse().ok());
     let refused = Connection::open(port.expect("an address"), Duration::from_secs(1)).is_err();
     assert!(refused, "somebody listens on the live port");
     Ok(())

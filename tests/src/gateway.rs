@@ -168,8 +168,10 @@ impl Setup {
         command.args(["serve", "--env-file"]).arg(self.env_file());
         command.stdout(output.try_clone().expect("a descriptor is free")).stderr(output);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let address =
-            |name: &str| self.settings[name].parse().expect("the tests bind to an address and port");
+        let address = |name: &str| {
+            let first = self.settings[name].split(',').next().unwrap_or_default();
+            first.parse().expect("the tests bind to an address and port first")
+        };
         let started = child.id();
         let master = if self.is_init {
             wait::until("the namespace's first process", START_LIMIT, || process::children(started).pop())

@@ -2,10 +2,11 @@
 //! cut in an answer, and between requests whether the close had been announced (`Connection: close`).
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Longest head of an answer.
 const MAX_HEAD: usize = 64 * 1024;
@@ -90,10 +91,13 @@ impl Request {
         self.header("Content-Type", "application/json")
     }
 
-    fn to_bytes(&self, peer: SocketAddr) -> Vec<u8> {
+    fn to_bytes(&self, peer: &Peer) -> Vec<u8> {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            text += &format!("Host: {peer}\r\n");
+            text += &match peer {
+                Peer::Tcp(address) => format!("Host: {address}\r\n"),
+                Peer::Unix(_) => "Host: localhost\r\n".to_owned(),
+            };
         }
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
@@ -168,13 +172,40 @@ impl Answer {
     }
 }
 
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Peer {
+        Peer::Tcp(address)
+    }
+}
+
+impl From<PathBuf> for Peer {
+    fn from(path: PathBuf) -> Peer {
+        Peer::Unix(path)
+    }
+}
+
+impl From<&Peer> for Peer {
+    fn from(peer: &Peer) -> Peer {
+        peer.clone()
+    }
+}
+
 /// A connection to a server.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Socket,
     received: Vec<u8>,
-    peer: SocketAddr,
+    peer: Peer,
     timeout: Duration,
-    /// The client's own address.
+    /// The client's own address; 0.0.0.0:0 for one over a unix socket.
     pub local: SocketAddr,
     /// The last answer said that the server will close.
     pub close_announced: bool,
@@ -182,19 +213,36 @@ pub struct Connection {
 
 impl Connection {
     /// Connects; every later wait takes at most `timeout`.
-    pub fn open(peer: SocketAddr, timeout: Duration) -> Result<Connection, Failure> {
+    pub fn open(peer: impl Into<Peer>, timeout: Duration) -> Result<Connection, Failure> {
         Self::open_from(Ipv4Addr::LOCALHOST, peer, timeout)
     }
 
     /// Connects from one of the many addresses of the loopback network: a client that connects anew thousands of times
     /// would else run out of ports, for each is unusable for a minute.
-    pub fn open_from(source: Ipv4Addr, peer: SocketAddr, timeout: Duration) -> Result<Connection, Failure> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((source, 0)).into())?;
-        socket.connect_timeout(&peer.into(), timeout)?;
-        let stream = TcpStream::from(socket);
-        stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
+    pub fn open_from(
+        source: Ipv4Addr,
+        peer: impl Into<Peer>,
+        timeout: Duration,
+    ) -> Result<Connection, Failure> {
+        let peer = peer.into();
+        let stream = match &peer {
+            Peer::Tcp(address) => {
+                let stream = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+                if address.is_ipv4() {
+                    stream.bind(&SocketAddr::from((source, 0)).into())?;
+                }
+                stream.connect_timeout(&(*address).into(), timeout)?;
+                stream.set_tcp_nodelay(true)?;
+                stream
+            }
+            Peer::Unix(path) => {
+                let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                stream.connect_timeout(&SockAddr::unix(path)?, timeout)?;
+                stream
+            }
+        };
+        let none = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let local = stream.local_addr()?.as_socket().unwrap_or(none);
         Ok(Connection { stream, received: Vec::new(), peer, timeout, local, close_announced: false })
     }
 
@@ -208,7 +256,7 @@ impl Connection {
 
     /// Sends a request.
     pub fn send(&mut self, request: &Request) -> Result<(), Failure> {
-        self.send_bytes(&request.to_bytes(self.peer))
+        self.send_bytes(&request.to_bytes(&self.peer))
     }
 
     /// Sends bytes as they are.
@@ -284,7 +332,7 @@ impl Connection {
     /// True when the server has closed its side, or reset the connection, while nothing was asked.
     pub fn is_closed(&mut self) -> bool {
         let _ = self.stream.set_nonblocking(true);
-        let mut byte = [0u8];
+        let mut byte = [std::mem::MaybeUninit::new(0u8)];
         let peeked = self.stream.peek(&mut byte);
         let _ = self.stream.set_nonblocking(false);
         match peeked {
@@ -310,7 +358,7 @@ impl Connection {
 }
 
 /// One exchange over a connection of its own.
-pub fn once(peer: SocketAddr, request: &Request, timeout: Duration) -> Result<Answer, Failure> {
+pub fn once(peer: impl Into<Peer>, request: &Request, timeout: Duration) -> Result<Answer, Failure> {
     Connection::open(peer, timeout)?.exchange(request)
 }
 

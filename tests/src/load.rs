@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::http::{Connection, Failure};
+use crate::http::{Connection, Failure, Peer};
 use crate::latency::Latency;
 use crate::mcp::{self, Endpoint};
 use crate::wait;
@@ -72,7 +72,7 @@ pub struct Slow {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The gateway.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// Where and as whom.
     pub endpoint: Endpoint,
     /// A tool that returns `message`.
@@ -91,13 +91,22 @@ pub struct Plan {
 
 impl Plan {
     /// The three kinds together, as many as two cores bear beside the gateway.
-    pub fn mixed(peer: SocketAddr, endpoint: Endpoint, echo: &str) -> Plan {
+    pub fn mixed(peer: impl Into<Peer>, endpoint: Endpoint, echo: &str) -> Plan {
         let (pause, network) = (Duration::ZERO, None);
-        Plan { peer, endpoint, echo: echo.to_owned(), fresh: 4, keep_alive: 6, streams: 6, pause, network }
+        Plan {
+            peer: peer.into(),
+            endpoint,
+            echo: echo.to_owned(),
+            fresh: 4,
+            keep_alive: 6,
+            streams: 6,
+            pause,
+            network,
+        }
     }
 
     /// Three or four requests per second: less than what shows the watchdog that a busy loop gets something done.
-    pub fn light(peer: SocketAddr, endpoint: Endpoint, echo: &str) -> Plan {
+    pub fn light(peer: impl Into<Peer>, endpoint: Endpoint, echo: &str) -> Plan {
         let pause = Duration::from_millis(600);
         Plan { fresh: 1, keep_alive: 1, streams: 1, pause, ..Plan::mixed(peer, endpoint, echo) }
     }
@@ -327,7 +336,7 @@ fn fresh(shared: &Shared, number: u8) {
         id += 1;
         let began = Instant::now();
         let opened =
-            Connection::open_from(source(Kind::Fresh, number, id & 0xffff_ffff), shared.plan.peer, PATIENCE);
+            Connection::open_from(source(Kind::Fresh, number, id & 0xffff_ffff), &shared.plan.peer, PATIENCE);
         let mut connection = match opened {
             Ok(connection) => connection,
             Err(failure) => {
@@ -357,7 +366,7 @@ fn keep_alive(shared: &Shared, number: u8) {
     let mut session = None;
     while shared.running() {
         opened += 1;
-        match Connection::open_from(source(Kind::KeepAlive, number, opened), shared.plan.peer, PATIENCE) {
+        match Connection::open_from(source(Kind::KeepAlive, number, opened), &shared.plan.peer, PATIENCE) {
             Ok(mut connection) => {
                 if let Err(failure) = converse(shared, &mut connection, &mut session, &mut id) {
                     shared.lose(Kind::KeepAlive, failure, Some(connection.local));
@@ -396,7 +405,7 @@ fn stream(shared: &Shared, number: u8) {
     let (mut opened, mut session) = (0, None);
     while shared.running() {
         opened += 1;
-        match Connection::open_from(source(Kind::Stream, number, opened), shared.plan.peer, PATIENCE) {
+        match Connection::open_from(source(Kind::Stream, number, opened), &shared.plan.peer, PATIENCE) {
             Ok(mut connection) => {
                 if let Err(failure) = listen(shared, &mut connection, &mut session) {
                     shared.lose(Kind::Stream, failure, Some(connection.local));

@@ -24,7 +24,20 @@ pub struct Status {
     pub degraded: bool,
     pub state: String,
     pub sentence: String,
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    #[serde(default)]
+    pub held_back: Vec<HeldBack>,
     pub workers: Vec<Worker>,
+}
+
+/// A slot that gets less than its share of new clients.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[expect(missing_docs, reason = "the names are the product's")]
+pub struct HeldBack {
+    pub slot: u32,
+    pub share: f64,
+    pub why: String,
 }
 
 /// Voluntary replacements by reason.

@@ -1,5 +1,6 @@
 //! What unit tests of this crate share.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::upstream::Upstreams;
 /// Settings of a gateway on loopback.
 pub(crate) fn settings() -> Settings {
     Settings {
-        bind: "127.0.0.1:0".parse().expect("address"),
+        bind: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
         admin_bind: "127.0.0.1:0".parse().expect("address"),
         workers: 1,
         backlog: 128,
@@ -34,6 +35,7 @@ pub(crate) fn settings() -> Settings {
         memory_sample_interval: Duration::from_secs(10),
         worker_lifetime: None,
         recycle_min_interval: Duration::from_secs(2),
+        slow_start: None,
         watchdog: forkgate_shared::settings::Watchdog::Off,
         stall_timeout: Duration::from_secs(10),
         spin_window: Duration::from_secs(15),

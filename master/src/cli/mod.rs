@@ -50,6 +50,7 @@ Run it:
   forkgate ctl status                 workers, requests, recycles
   forkgate ctl reload                 put changed settings into force; says how that went
   forkgate ctl why 0                  why the last worker of slot 0 was killed or died
+  forkgate ctl pause 0                no new clients for slot 0, until `ctl resume 0`
 
 Steer it (signals to the master):
   HUP    re-read --env-file and --config, replace the workers one by one, lose nothing
@@ -180,6 +181,14 @@ Examples:
   forkgate ctl why 0                  the last worker of slot 0 that was killed or died
   forkgate ctl why 0 --json | jq .report.culprits";
 
+const PAUSE_EXAMPLES: &str = "\
+Examples:
+  forkgate ctl pause 2                then look at its worker in peace: strace, a debugger, a profile
+  forkgate ctl resume 2
+
+Refused for the last slot that takes new clients. Clients of a unix socket are taken by whichever worker is free, a paused \
+one too.";
+
 const REPORT_EXAMPLES: &str = "\
 Examples:
   forkgate report                     the newest one
@@ -263,6 +272,22 @@ enum CtlCommand {
         #[command(flatten)]
         sources: SourceArgs,
     },
+    /// Send a slot no new clients; its worker goes on with those it has
+    #[command(after_help = PAUSE_EXAMPLES)]
+    Pause(SlotArgs),
+    /// Let a paused slot have new clients again
+    Resume(SlotArgs),
+}
+
+#[derive(Args)]
+struct SlotArgs {
+    /// Which slot, see `ctl status`
+    slot: u32,
+    /// The master's control socket, when it is not where the settings say
+    #[arg(long, value_name = "PATH")]
+    socket: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    sources: SourceArgs,
 }
 
 #[derive(Subcommand)]
@@ -297,6 +322,8 @@ pub fn run() -> ExitCode {
         Command::Ctl(CtlCommand::Why { slot, json, socket, sources }) => {
             with_state_dir(sources, |directory| ctl::why(slot, json, &ctl::sockets(socket, directory)))
         }
+        Command::Ctl(CtlCommand::Pause(args)) => pause(args, true),
+        Command::Ctl(CtlCommand::Resume(args)) => pause(args, false),
         Command::Report { file: Some(file), json, .. } => report::show(&file, json),
         Command::Report { file: None, json, sources } => {
             with_state_dir(sources, |directory| report::newest(directory, json))
@@ -306,6 +333,10 @@ pub fn run() -> ExitCode {
         Command::DemoCompanion { json, master } => forkgate_worker::run_demo_companion(json, master),
         Command::Docs(DocsCommand::Settings) => output::print(&docs::render()),
     }
+}
+
+fn pause(SlotArgs { slot, socket, sources }: SlotArgs, paused: bool) -> ExitCode {
+    with_state_dir(sources, |directory| ctl::pause(slot, paused, &ctl::sockets(socket, directory)))
 }
 
 /// Does something with the state directory that the settings name.

@@ -74,6 +74,9 @@ impl Supervisor {
         self.out.push(Action::CountReady(took));
         let token = self.token.take_if(|token| token.child == id);
         let Some(place) = self.slots.get_mut(&slot) else { return };
+        if place.primary == Some(id) {
+            return self.begin_slow_start(slot, now);
+        }
         if place.standby == Some(id) {
             place.standby = None;
             place.replace.succeed();

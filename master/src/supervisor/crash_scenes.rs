@@ -49,7 +49,7 @@ fn boots_that_fail_alike_three_times_make_a_crash_loop_that_touches_nobody_who_s
     world.advance(GIVE_UP);
     assert!(others.iter().all(|child| world.processes.contains_key(child)), "they serve on");
     assert_eq!(count(&world, |action| matches!(action, Action::Signal(..) | Action::SendDrain(_))), 0);
-    assert_eq!(world.steering, Some(vec![1, 2, 3]), "no client waits where nobody is");
+    assert_eq!(world.chosen(), Some(vec![1, 2, 3]), "no client waits where nobody is");
     assert!((5..15).contains(&spawns(&world)), "{} tries: the back-off goes on", spawns(&world));
     assert_eq!(count(&world, |action| *action == Action::CountBootFailure), spawns(&world));
     assert_eq!((count(&world, |action| *action == Action::CountCrash), world.exit), (1, None));

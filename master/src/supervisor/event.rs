@@ -57,9 +57,11 @@ pub struct Plan {
     pub crash_budget: u32,
     /// From the moment in which no worker is ready to the end of the master; none = never.
     pub give_up: Option<Ns>,
+    /// How long a worker that starts in an empty slot gets less than its share of new clients; 0 = not at all.
+    pub slow_start: Ns,
 }
 
-/// What an operator asks for, by signal.
+/// What an operator asks for, by signal or over the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// HUP.
@@ -72,6 +74,10 @@ pub enum Order {
     MoreWorkers,
     /// TTOU.
     FewerWorkers,
+    /// No new clients for this slot.
+    Pause(SlotId),
+    /// They may come again.
+    Resume(SlotId),
 }
 
 /// How a process ended, as far as decisions depend on it.
@@ -106,6 +112,8 @@ pub enum Event {
     ListenerFailed(SlotId),
     /// Connections in the slot's accept queue.
     QueueLength(SlotId, u32),
+    /// Open streams of each slot's worker; a slot that is not named has none.
+    Streams(Vec<(SlotId, u64)>),
     /// The child was not started; no process exists.
     SpawnFailed(ChildId),
     /// The child's first message, of the right version.
@@ -193,8 +201,10 @@ pub enum ChildSignal {
 pub enum Action {
     /// Make the slot's socket; answer [`Event::ListenerOpened`] or [`Event::ListenerFailed`].
     OpenListener(SlotId),
-    /// Close the master's copy of the slot's socket.
+    /// Close the slot's sockets: the last copies.
     CloseListener(SlotId),
+    /// Close the master's copies of all sockets; those of workers live on.
+    CloseListeners,
     /// Start a child with this version of the settings; answer [`Event::SpawnFailed`] if that fails.
     Spawn(ChildId, Role, u64),
     /// Introduce a worker that is told to leave next to the one that takes its connections over.
@@ -231,8 +241,8 @@ pub enum Action {
     Signal(ChildId, ChildSignal),
     /// The row's process is gone: fold its counters.
     FreeRow(usize),
-    /// Let the kernel choose among these members of the group only (indexes into the group).
-    Steer(Vec<u32>),
+    /// Let the kernel choose among these slots only, each by its number of parts.
+    Steer(Vec<(SlotId, u32)>),
     /// Let the kernel choose among all again.
     Unsteer,
     /// Answer [`Event::QueueLength`].
@@ -359,6 +369,10 @@ pub enum Fact {
     ReloadFailed(SlotId),
     /// The settings ask for more workers than rows allow.
     WorkersCapped(u32, u32),
+    /// No new clients for this slot.
+    Paused(SlotId),
+    /// They may come again.
+    Resumed(SlotId),
     /// A second TERM right after the first.
     TermIgnored,
     /// The end begins: quick or not.

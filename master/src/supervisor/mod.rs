@@ -25,6 +25,7 @@
 //! the quorum. I6 a child is killed at most once, and only when its timeout has passed, or for a verdict that was confirmed
 //! and reported; guarded verdicts keep their interval. I7 after TERM the end comes within the graceful timeout. I8 a crash
 //! loop touches nobody who serves, and one worker at a time is tried in it; see [`crash_loop`].
+//! I9 while somebody accepts in a slot that stays, new clients are sent to somebody who does.
 
 mod backoff;
 mod children;
@@ -32,7 +33,6 @@ mod crash_loop;
 #[cfg(test)]
 mod crash_scenes;
 mod event;
-mod group;
 mod replace;
 mod retire;
 #[cfg(test)]
@@ -40,6 +40,9 @@ mod scenes;
 #[cfg(test)]
 mod schedules;
 mod state;
+mod steer;
+#[cfg(test)]
+mod steer_scenes;
 mod stop;
 mod suspect;
 #[cfg(test)]
@@ -51,14 +54,15 @@ use std::collections::BTreeMap;
 
 use backoff::Dice;
 use crash_loop::CrashLoopState;
+pub use event::MILLISECOND;
+#[cfg(test)]
+pub use event::Watchdog;
 pub use event::{
     Action, ChildId, ChildSignal, Claim, Confirmation, CrashLoop, End, Event, Fact, Guard, Kill, Ns, Order,
     Plan, RecycleReason, Reloaded, Role, SECOND, SlotId, Stage, Verdict,
 };
-#[cfg(test)]
-pub use event::{MILLISECOND, Watchdog};
-use group::GroupOrder;
 use state::{Child, Life, Phase, Reload, RowTable, Slot, Token};
+pub use steer::{Cause, NoPause, WHOLE};
 
 /// Workers that TTIN may add to the ones configured at start: what the row table has room for.
 const EXTRA_WORKERS: u32 = 4;
@@ -89,9 +93,10 @@ pub struct Supervisor {
     slots: BTreeMap<SlotId, Slot>,
     children: BTreeMap<ChildId, Child>,
     rows: RowTable,
-    group: GroupOrder,
     /// What the kernel was told to choose among; none = all.
-    steered: Option<Vec<u32>>,
+    steered: Option<Vec<(SlotId, u32)>>,
+    /// When more streams were last seen open than before.
+    streams_grew: Option<Ns>,
     last_guarded_kill: Option<Ns>,
     crash_loop: CrashLoopState,
     token: Option<Token>,
@@ -118,6 +123,8 @@ pub struct Summary {
     pub retiring: Option<SlotId>,
     /// A worker that the watchdog suspects, by its slot.
     pub suspect: Option<(SlotId, Verdict)>,
+    /// Slots that get no new clients because an operator wants it so.
+    pub paused: Vec<SlotId>,
     /// The slot that is tried, when there is a crash loop; none in it while the next try is not due.
     pub degraded: Option<Option<SlotId>>,
     /// `starting`, `serving`, `degraded`, `reloading` or `stopping`.
@@ -135,8 +142,8 @@ impl Supervisor {
             slots: BTreeMap::new(),
             children: BTreeMap::new(),
             rows: RowTable::new(config.rows),
-            group: GroupOrder::default(),
             steered: None,
+            streams_grew: None,
             last_guarded_kill: None,
             crash_loop: CrashLoopState::default(),
             token: None,
@@ -174,6 +181,7 @@ impl Supervisor {
             Event::ListenerOpened(slot) => self.listener_opened(slot),
             Event::ListenerFailed(slot) => self.listener_failed(slot),
             Event::QueueLength(slot, length) => self.queue_length(slot, length, now),
+            Event::Streams(counts) => self.streams(&counts, now),
             Event::SpawnFailed(child) => self.gone(child, End::UNBORN, now),
             Event::Hello(child) => self.hello(child),
             Event::Ready(child) => self.ready(child, now),
@@ -205,7 +213,7 @@ impl Supervisor {
                     self.pursue_suspects(now);
                     self.repair_suspects(now);
                     self.replace_one(now);
-                    self.steer_group();
+                    self.steer_group(now);
                     self.give_up(now);
                 }
             }
@@ -223,6 +231,7 @@ impl Supervisor {
             .chain(recycle)
             .chain(self.suspicion_deadlines())
             .chain(self.crash_deadlines())
+            .chain(self.share_deadlines())
             .filter(|deadline| *deadline > now)
             .min()
     }
@@ -237,6 +246,7 @@ impl Supervisor {
             retiring: self.retiring_slot(),
             suspect: self.suspect_slot(),
             degraded: self.crash_loop.is_degraded().then(|| self.probed_slot()),
+            paused: self.paused_slots(),
             state: match (&self.life, &self.reload) {
                 (Life::Starting | Life::FirstBoot, _) => "starting",
                 (Life::Serving, Reload::Idle) if self.crash_loop.is_degraded() => "degraded",

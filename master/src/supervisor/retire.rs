@@ -26,18 +26,18 @@ impl Supervisor {
         self.continue_retiring(now);
         let active = self.slots.values().filter(|slot| slot.retiring.is_none()).count();
         match active.cmp(&(self.target as usize)) {
-            std::cmp::Ordering::Less => self.grow(),
+            std::cmp::Ordering::Less => self.grow(now),
             std::cmp::Ordering::Equal => {}
             std::cmp::Ordering::Greater => self.shrink(now),
         }
     }
 
-    fn grow(&mut self) {
+    fn grow(&mut self, now: Ns) {
         let cancellable = |slot: &Slot| slot.retiring.is_some() && !slot.is_leaving();
         if let Some((id, slot)) = self.slots.iter_mut().find(|(_, slot)| cancellable(slot)) {
             slot.retiring = None;
             let fact = Fact::RetiringCancelled(*id);
-            self.steer_group();
+            self.steer_group(now);
             self.log(fact);
         }
         let mut active = self.slots.values().filter(|slot| slot.retiring.is_none()).count();
@@ -53,10 +53,8 @@ impl Supervisor {
     }
 
     pub(super) fn listener_opened(&mut self, id: SlotId) {
-        if let Some(slot) = self.slots.get_mut(&id)
-            && !std::mem::replace(&mut slot.open, true)
-        {
-            self.group.opened(id);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.open = true;
         }
     }
 
@@ -89,7 +87,7 @@ impl Supervisor {
                 leaving: None,
             });
         }
-        self.steer_group();
+        self.steer_group(now);
         self.out.push(Action::QueryQueue(id));
         self.log(Fact::Retiring(id));
     }
@@ -110,7 +108,7 @@ impl Supervisor {
         if retiring.leaving.is_some() {
             let holders: Vec<ChildId> = self.holders(id).collect();
             if holders.is_empty() {
-                self.close_retired(id);
+                self.close_retired(id, now);
             } else if retiring.next_poll <= now {
                 self.out.extend(holders.into_iter().map(Action::QueryListener));
                 self.poll_again(id, now);
@@ -122,7 +120,7 @@ impl Supervisor {
         let empty = retiring.grace_until.is_some_and(|until| until <= now) && retiring.queue == Some(0);
         if (empty || patience_over) && self.others_carry(id) {
             match worker {
-                None if self.holders(id).next().is_none() => return self.close_retired(id),
+                None if self.holders(id).next().is_none() => return self.close_retired(id, now),
                 None => {}
                 Some(worker) if self.runs(Some(worker)) => {
                     retiring.leaving = Some(worker);
@@ -179,18 +177,11 @@ impl Supervisor {
         }
     }
 
-    /// Closes the last copy of the socket. The group's last member moves to its index in that moment, so the kernel is
-    /// first pointed at indexes that mean the same before and after.
-    fn close_retired(&mut self, id: SlotId) {
-        let stable = self.group.stable_without(id);
-        if !stable.is_empty() {
-            self.out.push(Action::Steer(stable.clone()));
-            self.steered = Some(stable);
-        }
+    /// Closes the last copy of the socket, which the kernel does not choose any more.
+    fn close_retired(&mut self, id: SlotId, now: Ns) {
         self.out.push(Action::CloseListener(id));
-        self.group.closed(id);
         self.slots.remove(&id);
-        self.steer_group();
+        self.steer_group(now);
         self.log(Fact::Retired(id));
     }
 

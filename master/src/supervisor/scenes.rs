@@ -257,7 +257,7 @@ fn ttou_steers_away_waits_and_closes_last() {
     let mut world = serving(3);
     world.queue = 2;
     world.event(Event::Order(Order::FewerWorkers));
-    assert_eq!(world.steering, Some(vec![0, 1]));
+    assert_eq!(world.chosen(), Some(vec![0, 1]));
     let leaver = worker(&world, 2);
     world.advance(10 * SECOND);
     assert!(!happened(&world, &Action::SendRetire(leaver)), "clients wait in its queue");
@@ -271,7 +271,7 @@ fn ttou_steers_away_waits_and_closes_last() {
     assert!(happened(&world, &Action::QueryListener(leaver)));
     world.leave_listener(leaver);
     assert!(happened(&world, &Action::CloseListener(SlotId(2))));
-    assert_eq!((world.steering.as_ref(), world.kernel.as_slice()), (None, &[SlotId(0), SlotId(1)][..]));
+    assert_eq!((world.chosen(), world.kernel.as_slice()), (None, &[SlotId(0), SlotId(1)][..]));
     assert!(world.processes.contains_key(&leaver), "it finishes what it accepted");
 }
 
@@ -282,7 +282,7 @@ fn ttin_takes_a_ttou_back_until_the_worker_was_told() {
     world.advance(SECOND);
     world.event(Event::Order(Order::MoreWorkers));
     assert!(happened(&world, &Action::Log(Fact::RetiringCancelled(SlotId(1)))));
-    assert_eq!((world.steering.as_ref(), world.serving()), (None, 2));
+    assert_eq!((world.chosen(), world.serving()), (None, 2));
     world.event(Event::Order(Order::FewerWorkers));
     world.advance(4 * SECOND);
     assert_eq!(world.serving(), 1);
@@ -356,9 +356,7 @@ fn a_second_term_is_ignored_for_two_seconds_and_then_means_quick() {
     let mut world = serving(2);
     let child = worker(&world, 0);
     world.event(Event::Order(Order::Drain));
-    assert!(
-        happened(&world, &Action::SendRetire(child)) && happened(&world, &Action::CloseListener(SlotId(0)))
-    );
+    assert!(happened(&world, &Action::SendRetire(child)) && happened(&world, &Action::CloseListeners));
     world.advance(SECOND);
     world.event(Event::Order(Order::Drain));
     assert!(happened(&world, &Action::Log(Fact::TermIgnored)));

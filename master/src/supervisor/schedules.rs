@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::world::{World, plan};
-use super::{Claim, Confirmation, Event, MILLISECOND, Order, RecycleReason, Stage, Verdict};
+use super::{Claim, Confirmation, Event, MILLISECOND, Order, RecycleReason, SlotId, Stage, Verdict};
 
 /// Schedules that are tried when nobody asks for more.
 const SCHEDULES: u32 = 4000;
@@ -38,6 +38,7 @@ enum Step {
     DieAlike(usize),
     DieAll,
     StandStill(u64),
+    Streams(Vec<u64>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -50,6 +51,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Order::Reload),
         4 => Just(Order::MoreWorkers),
         5 => Just(Order::FewerWorkers),
+        3 => (0u32..5).prop_map(|slot| Order::Pause(SlotId(slot))),
+        3 => (0u32..5).prop_map(|slot| Order::Resume(SlotId(slot))),
     ];
     prop_oneof![
         8 => (1u64..4000).prop_map(Step::Advance),
@@ -73,6 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => any::<usize>().prop_map(Step::DieAlike),
         1 => Just(Step::DieAll),
         1 => (1000u64..70_000).prop_map(Step::StandStill),
+        2 => prop::collection::vec(0u64..60, 0..6).prop_map(Step::Streams),
         1 => Just(Step::SpawnFails),
         1 => Just(Step::ListenerFails),
     ]
@@ -119,6 +123,9 @@ fn take(world: &mut World, step: Step) {
         Step::DrainedLeave => world.drained_leave(),
         Step::Queue(length) => world.queue = length,
         Step::Order(order) => world.event(Event::Order(order)),
+        Step::Streams(counts) => {
+            world.event(Event::Streams((0..).map(SlotId).zip(counts).collect()));
+        }
         Step::SpawnFails => world.next_spawn_fails = true,
         Step::ListenerFails => world.next_listener_fails = true,
         Step::Outside(confirmation) => world.confirmation = confirmation,

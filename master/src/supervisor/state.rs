@@ -185,6 +185,14 @@ pub(super) struct Slot {
     pub retiring: Option<Retiring>,
     /// Until then a mere suspicion of its worker starts no standby.
     pub calm_until: Ns,
+    /// An operator wants no new clients here.
+    pub paused: bool,
+    /// When a worker was ready here after there had been none.
+    pub slow_since: Option<Ns>,
+    /// Open streams, as last read.
+    pub streams: u64,
+    /// Those are far more than the others have.
+    pub lopsided: bool,
 }
 
 impl Slot {

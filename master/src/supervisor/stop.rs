@@ -2,7 +2,6 @@
 
 use super::Supervisor;
 use super::event::{Action, ChildId, ChildSignal, Fact, Ns, Order, Role, SECOND};
-use super::group::GroupOrder;
 use super::state::{Life, Phase, Reload, Stop};
 
 /// A second TERM within this time is the first one again: a service manager or a shell signals the process group.
@@ -29,6 +28,8 @@ impl Supervisor {
             (Order::Reload, _) => self.reload(),
             (Order::MoreWorkers, _) => self.more_workers(),
             (Order::FewerWorkers, _) => self.fewer_workers(),
+            (Order::Pause(slot), _) => self.pause(slot, true),
+            (Order::Resume(slot), _) => self.pause(slot, false),
         }
     }
 
@@ -108,11 +109,9 @@ impl Supervisor {
     /// The master accepts nothing itself; without its copies new clients are refused at once instead of waiting in a
     /// queue that nobody will serve.
     fn close_listeners(&mut self) {
-        let open: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.open).map(|(id, _)| *id).collect();
-        self.out.extend(open.into_iter().map(Action::CloseListener));
+        self.out.push(Action::CloseListeners);
         self.slots.clear();
         self.steered = None;
-        self.group = GroupOrder::default();
     }
 
     pub(super) fn finish_stop(&mut self) {

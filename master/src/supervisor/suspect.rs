@@ -344,27 +344,6 @@ impl Supervisor {
         steps.flatten().chain(interval)
     }
 
-    /// Lets the kernel choose among the slots that may get new connections; says so only when that changes. A slot that
-    /// goes away must not be chosen; one that nobody serves should not, nor one of a suspect, while there is another.
-    pub(super) fn steer_group(&mut self) {
-        let retiring = |slot: &Slot| slot.retiring.is_some();
-        let unserved = |slot: &Slot| retiring(slot) || !self.runs(slot.primary);
-        let any = |slot: &Slot| unserved(slot) || self.is_suspect(slot.primary);
-        let wanted = self.all_but(any).or_else(|| self.all_but(unserved)).or_else(|| self.all_but(retiring));
-        if wanted == self.steered {
-            return;
-        }
-        self.steered.clone_from(&wanted);
-        self.out.push(wanted.map_or(Action::Unsteer, Action::Steer));
-    }
-
-    /// The indexes of all slots but these; none when that is all of them, or nobody.
-    fn all_but(&self, away: impl Fn(&Slot) -> bool) -> Option<Vec<u32>> {
-        let closed_to = self.slots.iter().filter(|(_, slot)| slot.open && away(slot)).map(|(id, _)| *id);
-        let closed_to: Vec<SlotId> = closed_to.collect();
-        Some(self.group.without(&closed_to)).filter(|rest| !closed_to.is_empty() && !rest.is_empty())
-    }
-
     /// The verdict against one suspect, for people.
     pub(super) fn suspect_slot(&self) -> Option<(SlotId, Verdict)> {
         self.children.values().find_map(|child| match (child.role, &child.suspicion) {

@@ -28,12 +28,12 @@ fn a_spin_is_steered_around_gets_a_standby_steps_aside_and_dies_reported() {
     let mut world = serving(2);
     let spinner = worker(&world, 0);
     suspect(&mut world, spinner, Verdict::Spin);
-    assert_eq!(world.steering, Some(vec![1]), "new clients go to the other slot");
+    assert_eq!(world.chosen(), Some(vec![1]), "new clients go to the other slot");
     assert!(happened(&world, &Action::Accuse(spinner, Verdict::Spin)));
     assert_eq!(spawns(&world), 1, "no token is needed");
     world.boot_all();
     assert!(happened(&world, &Action::SendStepAside(spinner)));
-    assert_eq!((world.steering.clone(), world.serving()), (None, 2));
+    assert_eq!((world.chosen(), world.serving()), (None, 2));
     fire(&mut world, spinner, Verdict::Spin);
     let report = Action::Report { child: spinner, verdict: Verdict::Spin, enforced: true };
     let at = |wanted: &Action| world.log.iter().position(|action| action == wanted).expect("it happened");
@@ -53,7 +53,7 @@ fn nobody_dies_before_its_standby_is_ready_and_16_spinners_all_go_one_after_anot
     for spinner in &spinners {
         suspect(&mut world, *spinner, Verdict::Spin);
     }
-    assert_eq!((spawns(&world), world.steering.clone()), (1, None), "one standby boots; everybody is as bad");
+    assert_eq!((spawns(&world), world.chosen()), (1, None), "one standby boots; everybody is as bad");
     for spinner in &spinners {
         fire(&mut world, *spinner, Verdict::Spin);
         assert!(!aborted(&world, *spinner));
@@ -76,7 +76,7 @@ fn a_suspicion_that_is_taken_back_costs_a_graceful_replacement_at_most() {
     let (early, late) = (worker(&world, 0), worker(&world, 1));
     suspect(&mut world, early, Verdict::StallCpu);
     world.claim(early, None);
-    assert_eq!(world.steering, None);
+    assert_eq!(world.chosen(), None);
     world.boot_all();
     assert!(happened(&world, &Action::SendDrain(early)), "its standby had begun and takes over");
     suspect(&mut world, late, Verdict::StallCpu);
@@ -226,7 +226,7 @@ fn observing_reports_and_touches_nobody() {
     fire(&mut world, observed, Verdict::Spin);
     world.advance(60 * SECOND);
     assert!(happened(&world, &Action::Report { child: observed, verdict: Verdict::Spin, enforced: false }));
-    assert_eq!((spawns(&world), aborted(&world, observed), world.steering.clone()), (0, false, None));
+    assert_eq!((spawns(&world), aborted(&world, observed), world.chosen()), (0, false, None));
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn after_a_false_alarm_only_a_verdict_starts_a_standby_for_a_while() {
     world.exit(first, true);
     let second = worker(&world, 0);
     suspect(&mut world, second, Verdict::Spin);
-    assert_eq!((spawns(&world), world.steering.clone()), (1, Some(vec![1])), "steered around all the same");
+    assert_eq!((spawns(&world), world.chosen()), (1, Some(vec![1])), "steered around all the same");
     fire(&mut world, second, Verdict::Spin);
     assert_eq!(spawns(&world), 2);
     world.boot_all();

@@ -1,4 +1,4 @@
-//! A simulated world for the supervisor: processes that do anything at any time, a kernel with a reuseport group.
+//! A simulated world for the supervisor: processes that do anything at any time, a kernel that knows which sockets have a copy.
 //!
 //! It carries out the actions, answers them, and writes down every breach of an invariant.
 
@@ -14,6 +14,7 @@ pub const GRACEFUL: Ns = 20 * SECOND;
 pub const KILL_INTERVAL: Ns = 30 * SECOND;
 pub const BUDGET: u32 = 5;
 pub const GIVE_UP: Ns = 60 * SECOND;
+pub const SLOW_START: Ns = 3 * SECOND;
 const QUICK: Ns = 2 * SECOND;
 const PROBATION: Ns = 10 * SECOND;
 /// How all boots end that fail for the same reason.
@@ -30,6 +31,7 @@ pub fn plan(workers: u32) -> Plan {
         kill_interval: KILL_INTERVAL,
         crash_budget: BUDGET,
         give_up: Some(GIVE_UP),
+        slow_start: SLOW_START,
     }
 }
 
@@ -76,8 +78,9 @@ pub struct World {
     dead: BTreeSet<ChildId>,
     pub rows: Vec<Option<ChildId>>,
     listeners: BTreeSet<SlotId>,
+    /// Slots whose socket has a copy somewhere.
     pub kernel: Vec<SlotId>,
-    pub steering: Option<Vec<u32>>,
+    pub steering: Option<Vec<(SlotId, u32)>>,
     told_to_retire: Option<SlotId>,
     standbys: BTreeSet<ChildId>,
     pub queue: u32,
@@ -189,6 +192,7 @@ impl World {
             }
             let _ = self.supervisor.summary();
             self.look_for_anybody();
+            self.check_chosen();
         }
     }
 
@@ -204,6 +208,12 @@ impl World {
                 events.push_back(Event::ListenerOpened(slot));
             }
             Action::CloseListener(slot) => self.close(slot),
+            Action::CloseListeners => {
+                let early = self.stopping.is_none();
+                self.breach(early, "I1", || "all sockets closed although it goes on".to_owned());
+                self.listeners.clear();
+                self.forget_closed();
+            }
             Action::Spawn(child, role, version) => self.spawn(child, role, version, events),
             Action::Introduce { leaver, heir } => {
                 let serves = |id| self.processes.get(&id).is_some_and(Process::serves);
@@ -235,9 +245,13 @@ impl World {
                 let alive = owner.is_none_or(|owner| self.processes.contains_key(&owner));
                 self.breach(alive, "I4", || format!("row {row} of {owner:?} freed in use or twice"));
             }
-            Action::Steer(indexes) => {
-                self.breach(indexes.is_empty(), "I1", || "steering at nobody".to_owned());
-                self.steering = Some(indexes);
+            Action::Steer(shares) => {
+                self.breach(shares.is_empty(), "I1", || "steering at nobody".to_owned());
+                for (slot, share) in &shares {
+                    let nobody = *share == 0 || !self.listeners.contains(slot);
+                    self.breach(nobody, "I1", || format!("{share} parts of the clients to {slot:?}"));
+                }
+                self.steering = Some(shares);
             }
             Action::Unsteer => self.steering = None,
             Action::QueryQueue(slot) => events.push_back(Event::QueueLength(slot, self.queue)),
@@ -414,9 +428,8 @@ impl World {
         if self.stopping.is_none() {
             let holders = self.holders(slot);
             self.breach(holders > 0, "I1", || format!("{slot:?} closed before {holders} workers left it"));
-            let steered_to = self.steering.as_ref().map(|indexes| self.members(indexes));
-            let wrong = steered_to.is_none_or(|members| members.contains(&slot));
-            self.breach(wrong, "I1", || format!("{slot:?} closed while clients may be sent to it"));
+            let chosen = self.may_be_chosen(slot);
+            self.breach(chosen, "I1", || format!("{slot:?} closed while clients may be sent to it"));
         }
         self.forget_closed();
     }
@@ -428,27 +441,43 @@ impl World {
             .count()
     }
 
-    fn members(&self, indexes: &[u32]) -> Vec<SlotId> {
-        indexes.iter().filter_map(|index| self.kernel.get(*index as usize).copied()).collect()
+    /// The slots that get new clients; none = all.
+    pub fn chosen(&self) -> Option<Vec<u32>> {
+        let shares = self.steering.as_ref()?;
+        Some(shares.iter().map(|(SlotId(number), _)| *number).collect())
     }
 
-    /// The kernel drops a member with the last copy of its socket; the last member takes its index.
+    fn may_be_chosen(&self, slot: SlotId) -> bool {
+        self.steering.as_ref().is_none_or(|shares| shares.iter().any(|(member, _)| *member == slot))
+    }
+
+    /// The kernel drops a member with the last copy of its socket.
     fn forget_closed(&mut self) {
         while let Some(index) =
             self.kernel.iter().position(|slot| !self.listeners.contains(slot) && self.holders(*slot) == 0)
         {
-            let slot = self.kernel.swap_remove(index);
+            let slot = self.kernel.remove(index);
             self.told_to_retire.take_if(|retired| *retired == slot);
         }
     }
 
     fn check_steering(&mut self) {
         let Some(slot) = self.told_to_retire.filter(|_| self.stopping.is_none()) else { return };
-        let away = self.steering.as_ref().is_some_and(|indexes| {
-            let members = self.members(indexes);
-            !members.contains(&slot) && members.len() == indexes.len()
-        });
-        self.breach(!away, "I1", || format!("clients may still be sent to {slot:?}"));
+        let chosen = self.may_be_chosen(slot);
+        self.breach(chosen, "I1", || format!("clients may still be sent to {slot:?}"));
+    }
+
+    /// Somebody who accepts is chosen, as long as there is one.
+    fn check_chosen(&mut self) {
+        let Some(shares) = self.steering.as_ref().filter(|_| self.stopping.is_none()) else { return };
+        let accepts = |process: &Process| process.serves() && !process.killed && process.aborted.is_none();
+        let retiring = self.retiring_slot();
+        let takers = self.processes.values().filter(|process| accepts(process));
+        let takers: BTreeSet<SlotId> = takers.filter_map(Process::slot).collect();
+        let takes = |slot: &SlotId| takers.contains(slot) && retiring != Some(*slot);
+        let nobody = takers.iter().any(takes) && !shares.iter().any(|(slot, _)| takes(slot));
+        let steering = self.steering.clone();
+        self.breach(nobody, "I9", || format!("{takers:?} accept and {steering:?} are chosen"));
     }
 
     /// A process ends.

@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use forkgate_shared::control::{ControlError, ToChild, worker_line};
-use forkgate_shared::rows::RowState;
+use forkgate_shared::rows::{RowState, monotonic_ns};
 
 use super::child::{self, Common};
+use super::facts;
 use super::master::{Master, name};
 use super::poller::Source;
-use super::{facts, steering};
 use crate::supervisor::{Action, ChildId, ChildSignal, Event, Role, SlotId};
 
 impl Master {
@@ -19,6 +19,7 @@ impl Master {
         match action {
             Action::OpenListener(slot) => self.open_listener(slot),
             Action::CloseListener(slot) => self.listeners.close_slot(slot),
+            Action::CloseListeners => self.listeners.close_all(),
             Action::Spawn(id, role, version) => self.spawn(id, role, version),
             Action::Introduce { leaver, heir } => self.introduce(leaver, heir),
             Action::SendDrain(id) => self.send(id, &ToChild::Drain),
@@ -34,8 +35,8 @@ impl Master {
                 self.signal(id, libc::SIGKILL);
             }
             Action::FreeRow(row) => self.rows.fold(row),
-            Action::Steer(indexes) => self.steer(Some(&indexes)),
-            Action::Unsteer => self.steer(None),
+            Action::Steer(shares) => self.listeners.steer(Some(shares)),
+            Action::Unsteer => self.listeners.steer(None),
             Action::QueryQueue(slot) => self.query_queue(slot),
             Action::QueryListener(id) => self.query_listener(id),
             Action::LoadSettings => self.load_settings(),
@@ -46,6 +47,9 @@ impl Master {
             }
             Action::CommitSettings => {
                 self.versions.commit();
+                if self.listeners.commit(monotonic_ns()) {
+                    self.tell_of_added_listeners(true);
+                }
                 let settings = &self.versions.current().settings;
                 self.stored_separator = Some(settings.tool_name_separator.clone());
                 forkgate_shared::log::init(settings.log_format, &settings.log_level, super::LOG_ROLE);
@@ -53,6 +57,9 @@ impl Master {
             Action::DiscardSettings(number) => {
                 base.settings_generation.store(number, Relaxed);
                 self.versions.discard();
+                if self.listeners.discard() {
+                    self.tell_of_added_listeners(false);
+                }
                 self.show_catalog_generation();
             }
             Action::Target(target) => base.target.store(u64::from(target), Relaxed),
@@ -89,7 +96,8 @@ impl Master {
         self.events.push_back(match self.listeners.open_slot(slot) {
             Ok(()) => Event::ListenerOpened(slot),
             Err(error) => {
-                tracing::error!(%error, address = %self.listeners.address, "cannot listen for another worker");
+                let addresses = self.listeners.shown().join(", ");
+                tracing::error!(%error, addresses, "cannot listen for another worker");
                 Event::ListenerFailed(slot)
             }
         });
@@ -109,22 +117,21 @@ impl Master {
             .versions
             .get(number)
             .ok_or_else(|| io::Error::other("this version of the settings is given up"))?;
-        let mut listener = None;
+        let mut listeners = None;
         if let Role::Worker { slot, row } = role {
             self.rows.clear(row);
             let row = self.rows.row(row);
             row.slot.store(slot.0, Relaxed);
             row.settings_generation.store(number, Relaxed);
-            listener = self.listeners.slot(slot);
+            listeners = self.listeners.inherited(slot);
         }
         let common = Common {
             executable: &self.executable,
             rows: &self.rows_fd,
             sessions: &self.sessions,
-            admin: &self.listeners.admin,
             json: self.demo.as_ref().is_some_and(|demo| demo.json),
         };
-        let child = child::start(&common, id, role, version, self.versions.catalog(number), listener)?;
+        let child = child::start(&common, id, role, version, self.versions.catalog(number), listeners)?;
         tracing::debug!(pid = child.pid, generation = id.0, "{} started", name(role));
         let watched = self.poller.add(&child.pidfd, Source::Ended(id)).and_then(|()| match &child.control {
             Some(control) => self.poller.add(control, Source::Control(id)),
@@ -164,6 +171,17 @@ impl Master {
         }
     }
 
+    /// Workers that hold listeners of a reload that is over begin to accept, or close them.
+    fn tell_of_added_listeners(&self, in_force: bool) {
+        for child in self.children.values().filter(|child| matches!(child.role, Role::Worker { .. })) {
+            let message = ToChild::AddedListeners { in_force };
+            let sent = child.control.as_ref().map(|control| control.send(&message, None));
+            if let Some(Err(error)) = sent {
+                tracing::warn!(pid = child.pid, %error, "a worker does not hear what became of added addresses");
+            }
+        }
+    }
+
     /// Without a signal for a suspect that does not listen: it would cut off what the suspect still answers.
     fn send_step_aside(&self, id: ChildId) {
         let Some(child) = self.children.get(&id) else { return };
@@ -181,23 +199,10 @@ impl Master {
         }
     }
 
-    fn steer(&self, indexes: Option<&[u32]>) {
-        let Some(member) = self.listeners.any() else { return };
-        let result = match indexes {
-            Some(indexes) => steering::steer(member, indexes),
-            None => steering::unsteer(member),
-        };
-        if let Err(error) = result {
-            tracing::warn!(%error, "the kernel cannot be told which workers to choose");
-        }
-    }
-
     fn query_queue(&mut self, slot: SlotId) {
-        if let Some(listener) = self.listeners.slot(slot) {
-            match steering::queue_length(listener) {
-                Ok(length) => self.events.push_back(Event::QueueLength(slot, length)),
-                Err(error) => tracing::warn!(%error, "the accept queue cannot be read"),
-            }
+        match self.listeners.queue_length(slot) {
+            Ok(length) => self.events.push_back(Event::QueueLength(slot, length)),
+            Err(error) => tracing::warn!(%error, "the accept queue cannot be read"),
         }
     }
 

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use forkgate_shared::control::ControlSocket;
-use forkgate_shared::descriptors::{ADMIN_LISTENER, CATALOG, CONTROL, LISTENER, ROWS, SESSIONS, SETTINGS};
+use forkgate_shared::descriptors::{ADMIN_LISTENERS, CATALOG, CONTROL, LISTENERS, ROWS, SESSIONS, SETTINGS};
 use forkgate_shared::rows::monotonic_ns;
 use forkgate_shared::settings::{Settings, Watchdog};
 
+use super::listeners::Inherited;
 use super::pidfd::PidFd;
 use super::spawn::{Executable, Request};
 use super::versions::{Catalog, Version};
@@ -73,8 +74,6 @@ pub struct Common<'a> {
     pub rows: &'a OwnedFd,
     /// Session table.
     pub sessions: &'a OwnedFd,
-    /// The admin port's socket.
-    pub admin: &'a OwnedFd,
     /// `--json` for the demo's companion.
     pub json: bool,
 }
@@ -86,21 +85,21 @@ pub fn start(
     role: Role,
     version: &Version,
     catalog: Option<&Catalog>,
-    listener: Option<&OwnedFd>,
+    listeners: Option<Inherited<'_>>,
 ) -> io::Result<Child> {
     let (ours, theirs) = ControlSocket::pair()?;
     let mut descriptors = vec![(theirs.as_fd(), CONTROL), (version.memfd.as_fd(), SETTINGS)];
     let (args, death_signal): (Vec<String>, i32) = match role {
         Role::Worker { slot, row } => {
-            let listener = listener.ok_or_else(|| io::Error::other("the slot has no socket"))?;
+            let listeners = listeners.ok_or_else(|| io::Error::other("the slot has no socket"))?;
             let catalog = catalog.ok_or_else(|| io::Error::other("there is no catalog"))?;
             descriptors.extend([
                 (common.rows.as_fd(), ROWS),
                 (common.sessions.as_fd(), SESSIONS),
                 (catalog.memfd.as_fd(), CATALOG),
-                (listener.as_fd(), LISTENER),
-                (common.admin.as_fd(), ADMIN_LISTENER),
             ]);
+            descriptors.extend(listeners.admin.into_iter().map(AsFd::as_fd).zip(ADMIN_LISTENERS..));
+            descriptors.extend(listeners.clients.into_iter().map(AsFd::as_fd).zip(LISTENERS..));
             let args = [("--slot", u64::from(slot.0)), ("--row", row as u64), ("--generation", id.0)];
             let flags = args.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]);
             (std::iter::once("worker".to_owned()).chain(flags).collect(), libc::SIGTERM)

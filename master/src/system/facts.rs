@@ -85,6 +85,8 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
                 "GATEWAY_WORKERS is more than the row table made at start has room for; restart to have all"
             );
         }
+        Fact::Paused(slot) => info!(slot = slot.0, "slot {} is paused: it gets no new clients", slot.0),
+        Fact::Resumed(slot) => info!(slot = slot.0, "slot {} is resumed", slot.0),
         Fact::TermIgnored => {
             info!("a second TERM right after the first, or while ending quickly, is ignored")
         }
@@ -192,6 +194,9 @@ pub fn sentence(summary: &Summary, generation: u64, reload: Option<&str>, failur
     if let Some((slot, verdict)) = &summary.suspect {
         text += &format!(", slot {} suspected: {}", slot.0, verdict.as_str());
     }
+    for slot in &summary.paused {
+        text += &format!(", slot {} paused", slot.0);
+    }
     if let Some(tried) = summary.degraded {
         text += &match tried {
             Some(slot) => format!(", crash loop: trying slot {}", slot.0),
@@ -220,6 +225,7 @@ mod tests {
             retiring: None,
             suspect: None,
             degraded: None,
+            paused: Vec::new(),
             state: "serving",
         };
         assert_eq!(sentence(&calm, 3, None, Some("one of long ago")), "2/2 ready, settings generation 3");
@@ -231,11 +237,12 @@ mod tests {
             sentence(&loops, 3, None, Some("worker 1: exit code 3: no")),
             "degraded: 1/2 ready, settings generation 3, crash loop: trying slot 1, last failure: worker 1: exit code 3: no"
         );
-        let busy = Summary { replacing, retiring, suspect, state: "reloading", ..calm };
+        let paused = vec![SlotId(3)];
+        let busy = Summary { replacing, retiring, suspect, paused, state: "reloading", ..calm };
         assert_eq!(
             sentence(&busy, 3, Some("reload refused: X"), None),
             "reloading: 2/2 ready, settings generation 3, recycling slot 1: max_requests, retiring slot 2, \
-             slot 0 suspected: spin, reload refused: X"
+             slot 0 suspected: spin, slot 3 paused, reload refused: X"
         );
     }
 }

@@ -27,7 +27,7 @@ use super::versions::{Version, Versions};
 use super::watch::Watch;
 use super::zombies::Zombies;
 use super::{DemoOptions, facts};
-use crate::supervisor::{ChildId, Event, Ns, Role, Supervisor};
+use crate::supervisor::{ChildId, Event, Ns, Role, SlotId, Supervisor};
 
 /// Messages of one child taken per turn: a child that floods does not keep the others waiting.
 const MESSAGES_PER_TURN: usize = 32;
@@ -63,6 +63,8 @@ pub struct Master {
     pub(super) crash_dir: CrashDir,
     /// When the accept queues are looked at again.
     pub(super) queues_due: Ns,
+    /// Open streams by slot, as the supervisor knows them.
+    pub(super) streams: BTreeMap<SlotId, u64>,
     pub(super) ctl: Ctl,
     pub(super) notifier: Notifier,
     pub(super) demo: Option<DemoOptions>,

@@ -44,7 +44,7 @@ use crate::supervisor::{Config, Ns, Plan, Supervisor};
 use crash_dir::CrashDir;
 #[cfg(test)]
 pub use crash_dir::slot_of as slot_of_report;
-use listeners::{ListenError, Listeners};
+use listeners::{ListenError, Listeners, Wanted};
 use master::Master;
 use oom::OomKills;
 use outside::Looks;
@@ -126,10 +126,9 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
     // First: it keeps the numbers free that children find their descriptors under.
     let executable = spawn::Executable::own().map_err(doing("open the own executable"))?;
     let signals = signals::Signals::install().map_err(doing("install signal handlers"))?;
-    let listeners = Listeners::open(settings.bind, settings.admin_bind, settings.backlog, settings.workers)?;
-    tracing::info!(
-        address = %listeners.address, admin = %settings.admin_bind, workers = settings.workers, "listening"
-    );
+    let listeners = Listeners::open(&wanted(&settings), settings.workers)?;
+    let addresses = listeners.shown().join(", ");
+    tracing::info!(addresses, admin = %settings.admin_bind, workers = settings.workers, "listening");
     let (rows, rows_fd) =
         Rows::create(Rows::capacity_for(settings.workers)).map_err(doing("make the row table"))?;
     rows.base().settings_generation.store(FIRST_VERSION, Relaxed);
@@ -170,6 +169,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         reports: Reports::default(),
         crash_dir,
         queues_due: started,
+        streams: BTreeMap::new(),
         ctl,
         notifier,
         demo: options.demo,
@@ -180,6 +180,11 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         started,
         exit: None,
     })
+}
+
+/// The settings of the listeners.
+fn wanted(settings: &Settings) -> Wanted {
+    Wanted { bind: settings.bind.clone(), admin_bind: settings.admin_bind, backlog: settings.backlog }
 }
 
 /// The settings that decisions depend on.
@@ -193,6 +198,7 @@ fn plan(settings: &Settings) -> Plan {
         kill_interval: ns(settings.kill_interval),
         crash_budget: settings.crash_budget,
         give_up: settings.give_up.map(ns),
+        slow_start: settings.slow_start.map_or(0, ns),
     }
 }
 

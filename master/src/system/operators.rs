@@ -7,10 +7,12 @@ use forkgate_shared::rows::monotonic_ns;
 use forkgate_shared::status::Status;
 
 use super::crash_dir::WhyError;
-use super::ctl::{Answer, KNOWN, Operation, Outcome, Reply, Request, Turn, Why, line, no_such_slot, refusal};
+use super::ctl::{
+    Answer, Done, HeldBack, KNOWN, Operation, Outcome, Reply, Request, Turn, Why, line, no_such_slot, refusal,
+};
 use super::master::Master;
 use super::poller::Source;
-use crate::supervisor::{Event, Order};
+use crate::supervisor::{Event, NoPause, Order, SlotId};
 
 /// Why nothing that takes its time is begun.
 const STOPPING: &str = "the gateway is stopping";
@@ -57,6 +59,8 @@ impl Master {
             Request::Status => Reply::Now(line(&self.answer())),
             Request::Why { slot } => Reply::Now(self.why(slot)),
             Request::Reload => self.operate(Operation::Reload, Order::Reload),
+            Request::Pause { slot } => Reply::Now(self.pause(slot)),
+            Request::Resume { slot } => Reply::Now(self.resume(slot)),
         }
     }
 
@@ -79,6 +83,33 @@ impl Master {
         Reply::Later(operation, progress.to_owned())
     }
 
+    fn pause(&mut self, slot: u32) -> Vec<u8> {
+        match self.supervisor.why_not_pause(SlotId(slot)) {
+            None => {
+                self.events.push_back(Event::Order(Order::Pause(SlotId(slot))));
+                let how_back = format!("`forkgate ctl resume {slot}` lets them in again");
+                line(&Done { done: format!("slot {slot} gets no new clients; {how_back}") })
+            }
+            Some(NoPause::NoSuchSlot) => {
+                let passing = || format!("slot {slot} is just being opened or closed; try again in a moment");
+                refusal(no_such_slot(slot, &Status::read(&self.rows)).unwrap_or_else(passing))
+            }
+            Some(NoPause::LastOne) => refusal(format!(
+                "slot {slot} is the last one that takes new clients: resume another one, or start one more worker \
+                 (`kill -TTIN {}`)",
+                std::process::id()
+            )),
+        }
+    }
+
+    fn resume(&mut self, slot: u32) -> Vec<u8> {
+        if let Some(error) = no_such_slot(slot, &Status::read(&self.rows)) {
+            return refusal(error);
+        }
+        self.events.push_back(Event::Order(Order::Resume(SlotId(slot))));
+        line(&Done { done: format!("slot {slot} gets new clients") })
+    }
+
     fn why(&self, slot: u32) -> Vec<u8> {
         if self.ctl.owes_much() {
             return refusal("another report is just being sent: ask again in a few seconds");
@@ -93,11 +124,14 @@ impl Master {
     }
 
     fn answer(&self) -> Answer {
+        let held_back = self.supervisor.held_back(monotonic_ns()).into_iter();
         Answer {
             pid: std::process::id(),
             state: self.supervisor.summary().state.to_owned(),
             sentence: self.sentence(),
             uptime_s: monotonic_ns().saturating_sub(self.started) as f64 / 1e9,
+            addresses: self.listeners.shown(),
+            held_back: held_back.map(|(slot, parts, why)| HeldBack::new(slot, parts, why)).collect(),
             status: Status::read(&self.rows),
         }
     }

@@ -4,8 +4,8 @@ use forkgate_shared::settings::{Change, Settings};
 
 use super::ctl::{Operation, Outcome};
 use super::master::Master;
-use super::plan;
 use super::versions::Version;
+use super::{plan, wanted};
 use crate::supervisor::{Event, Fact, RecycleReason, Reloaded};
 
 /// The reload that runs, or the last one.
@@ -121,6 +121,7 @@ impl Master {
         let names_differ = self.stored_separator.as_ref() != Some(&settings.tool_name_separator);
         let migrate = names_differ || settings.database != running.database;
         let plan = plan(&settings);
+        self.listeners.propose(&wanted(&settings)).map_err(|error| error.to_string())?;
         self.loaded =
             Some(Version::new(0, settings).map_err(|error| format!("cannot seal the settings: {error}"))?);
         (self.attempt.changes, self.attempt.warnings) = (changes, loaded.warnings);

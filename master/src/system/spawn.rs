@@ -12,14 +12,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use forkgate_shared::descriptors::{ADMIN_LISTENER, CONTROL};
+use forkgate_shared::descriptors::{CONTROL, LAST};
 
 use super::pidfd::PidFd;
 
 /// Descriptors are first moved up here, so that none is overwritten before it was placed.
 const ABOVE: RawFd = 64;
-/// Last number of the plan.
-const LAST: RawFd = ADMIN_LISTENER;
 /// Most descriptors that a child gets.
 const MAX_DESCRIPTORS: usize = (LAST - CONTROL + 1) as usize;
 /// Signals that have a default action to go back to; the real-time ones are nobody's here.
@@ -41,7 +39,7 @@ pub struct Executable {
 pub struct Request<'a> {
     /// Arguments after the program's name.
     pub args: Vec<OsString>,
-    /// What it gets under which number, [`CONTROL`]`..=`[`ADMIN_LISTENER`].
+    /// What it gets under which number, [`CONTROL`]`..=`[`LAST`].
     pub descriptors: Vec<(BorrowedFd<'a>, RawFd)>,
     /// What it is sent when the master dies.
     pub death_signal: i32,
@@ -184,7 +182,7 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsFd;
 
-    use forkgate_shared::descriptors::{CATALOG, LISTENER, ROWS, SETTINGS};
+    use forkgate_shared::descriptors::{ADMIN_LISTENERS, CATALOG, ROWS, SETTINGS};
     use forkgate_shared::memfd;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -240,7 +238,7 @@ mod tests {
         // Sources that sit on each other's targets: moved up first, nothing is lost.
         let files: Vec<OwnedFd> =
             (0..4).map(|n| memfd::immutable("m", format!("file{n}").as_bytes()).expect("memfd")).collect();
-        let numbers = [LISTENER, CATALOG, SETTINGS, ROWS];
+        let numbers = [ADMIN_LISTENERS, CATALOG, SETTINGS, ROWS];
         let plan = files.iter().map(AsFd::as_fd).zip(numbers).collect();
         let (_, text) = output("for n in 8 7 5 4; do cat /proc/$$/fd/$n >&3; echo >&3; done", plan);
         assert_eq!(text, "file0\nfile1\nfile2\nfile3\n");

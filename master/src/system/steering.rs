@@ -1,7 +1,12 @@
-//! Which members of a `SO_REUSEPORT` group the kernel chooses among, and how long a member's accept queue is.
+//! What the kernel does with those who want to connect: which members of a `SO_REUSEPORT` group it chooses among, whether a
+//! listener hears them at all, and how many wait in its accept queue.
 //!
-//! A classic BPF program on the group picks a random index of a list. It needs no privilege. Connections that are
+//! A classic BPF program on the group picks a random index, with a weight each. It needs no privilege. Connections that are
 //! queued stay where they are; an index out of range makes the kernel hash over all members.
+//!
+//! A listener that is *deaf* has a socket filter that drops the first packet of a handshake, SYN without ACK. Handshakes
+//! under way end as usual, and so do the connections that it gave rise to. Who begins one is told nothing and tries again
+//! after a second (RFC 6298).
 
 use std::io;
 use std::mem::size_of_val;
@@ -15,16 +20,15 @@ const LOAD_RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
 /// `SO_DETACH_REUSEPORT_BPF` of `asm-generic/socket.h`; libc lacks it.
 const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
 
-/// Lets the kernel choose among these indexes of the group that `member` belongs to.
+/// Lets the kernel choose among these indexes of the group that `member` belongs to, by their weights.
 ///
-/// Fails with `InvalidInput` for no index or more than [`MAX_MEMBERS`].
-pub fn steer(member: &impl AsFd, indexes: &[u32]) -> io::Result<()> {
-    if indexes.is_empty() || indexes.len() > MAX_MEMBERS {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no index, or too many"));
+/// Fails with `InvalidInput` for no index, more than [`MAX_MEMBERS`], or no weight at all.
+pub fn steer(member: &impl AsFd, indexes: &[(u32, u32)]) -> io::Result<()> {
+    let total: u32 = indexes.iter().map(|(_, weight)| weight).sum();
+    if total == 0 || indexes.len() > MAX_MEMBERS {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no index, too many, or no weight"));
     }
-    let mut program = random_of(indexes);
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    set(member, libc::SO_ATTACH_REUSEPORT_CBPF, &filter)
+    attach(member, libc::SO_ATTACH_REUSEPORT_CBPF, random_of(indexes, total))
 }
 
 /// Lets the kernel choose by hash among all again; fine when nothing was attached.
@@ -35,7 +39,20 @@ pub fn unsteer(member: &impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Connections in a listener's accept queue.
+/// Makes a TCP listener deaf.
+pub fn deafen(listener: &impl AsFd) -> io::Result<()> {
+    attach(listener, libc::SO_ATTACH_FILTER, no_syn())
+}
+
+/// A deaf listener hears again.
+pub fn hear(listener: &impl AsFd) -> io::Result<()> {
+    match set(listener, libc::SO_DETACH_FILTER, &0i32) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
+/// Connections in a TCP listener's accept queue.
 pub fn queue_length(listener: &impl AsFd) -> io::Result<u32> {
     // SAFETY: plain integers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -50,19 +67,43 @@ pub fn queue_length(listener: &impl AsFd) -> io::Result<u32> {
     Ok(info.tcpi_unacked)
 }
 
-/// A = random; A %= n; if A == i return indexes[i].
-fn random_of(indexes: &[u32]) -> Vec<libc::sock_filter> {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+/// A = random; A %= total; for each index: if A < the weights up to here return index.
+fn random_of(indexes: &[(u32, u32)], total: u32) -> Vec<libc::sock_filter> {
     let mut program = vec![
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, LOAD_RANDOM),
-        instruction(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, indexes.len() as u32),
+        instruction(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, total),
     ];
-    for (nth, index) in (0..).zip(indexes) {
-        program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, nth));
+    let mut up_to_here = 0;
+    for (index, weight) in indexes {
+        up_to_here += weight;
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, 0, up_to_here));
         program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0, *index));
     }
     program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX));
     program
+}
+
+/// A = the flags of the TCP header, where a listener's filter begins to read; of SYN and ACK only SYN: drop.
+fn no_syn() -> Vec<libc::sock_filter> {
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    vec![
+        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
+        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN | ACK),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ]
+}
+
+fn attach(socket: &impl AsFd, option: libc::c_int, mut program: Vec<libc::sock_filter>) -> io::Result<()> {
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    set(socket, option, &filter)
 }
 
 fn set<T>(socket: &impl AsFd, option: libc::c_int, value: &T) -> io::Result<()> {
@@ -74,63 +115,70 @@ fn set<T>(socket: &impl AsFd, option: libc::c_int, value: &T) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
 
-    use crate::system::listeners;
+    use socket2::{SockRef, Socket};
 
     use super::*;
 
-    const CONNECTIONS: u32 = 60;
-
-    fn steered_on(address: &str) {
-        let mut address: SocketAddr = address.parse().expect("address");
-        let mut sockets = Vec::new();
-        for _ in 0..4 {
-            let socket = listeners::slot(address, 512).expect("listen");
-            address = listeners::address(&socket).expect("address");
+    fn group(members: usize) -> Vec<Socket> {
+        let mut sockets: Vec<Socket> = Vec::new();
+        for _ in 0..members {
+            let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+            socket.set_reuse_port(true).expect("option");
+            let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
+            let address = sockets.first().map_or(any, |first| first.local_addr().expect("address"));
+            socket.bind(&address).expect("bind");
+            socket.listen(1024).expect("listen");
             sockets.push(socket);
         }
-        let mut clients = Vec::new();
-        let mut arrived = |sockets: &[std::os::fd::OwnedFd]| {
-            let lengths =
-                || sockets.iter().map(|socket| queue_length(socket).expect("length")).collect::<Vec<u32>>();
-            let before = lengths();
-            for _ in 0..CONNECTIONS {
-                clients.push(TcpStream::connect(address).expect("connect"));
-            }
-            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-            loop {
-                let new: Vec<u32> = lengths().iter().zip(&before).map(|(now, before)| now - before).collect();
-                if new.iter().sum::<u32>() == CONNECTIONS {
-                    return new;
-                }
-                assert!(std::time::Instant::now() < deadline, "{new:?} of {CONNECTIONS} arrived");
-            }
-        };
-        steer(&sockets[0], &[0, 1, 3]).expect("steer");
-        assert_eq!(arrived(&sockets)[2], 0, "steered away from 2");
-        steer(&sockets[0], &[2]).expect("steer");
-        assert_eq!(arrived(&sockets), [0, 0, CONNECTIONS, 0], "steered to 2");
-        // The last member takes the index of a closed one.
-        sockets.swap_remove(1);
-        steer(&sockets[0], &[1]).expect("steer");
-        assert_eq!(arrived(&sockets), [0, CONNECTIONS, 0], "index 1 is now the socket that was the last");
+        sockets
+    }
+
+    #[test]
+    fn connections_go_where_the_program_says_and_as_often() {
+        const CONNECTIONS: usize = 400;
+        let sockets = group(3);
+        steer(&sockets[0], &[(0, 1), (2, 3)]).expect("steer");
+        let address = sockets[0].local_addr().expect("address").as_socket().expect("ip");
+        let clients: Vec<TcpStream> =
+            (0..CONNECTIONS).map(|_| TcpStream::connect(address).expect("connect")).collect();
+        let lengths: Vec<u32> = sockets.iter().map(|socket| queue_length(socket).expect("length")).collect();
+        assert_eq!(lengths[1], 0, "steered away from 1: {lengths:?}");
+        // A quarter is 100; five times the deviation of chance is 44.
+        assert!((56..=144).contains(&lengths[0]), "a quarter of {}: {lengths:?}", clients.len());
         unsteer(&sockets[0]).expect("unsteer");
-        assert!(arrived(&sockets).iter().filter(|new| **new > 0).count() > 1, "chosen by hash again");
         unsteer(&sockets[0]).expect("nothing to detach is fine");
     }
 
     #[test]
-    fn connections_go_only_where_the_program_says() {
-        steered_on("127.0.0.1:0");
-        steered_on("[::1]:0");
+    fn nobody_and_too_many_are_refused() {
+        let sockets = group(1);
+        assert!(steer(&sockets[0], &[]).is_err());
+        assert!(steer(&sockets[0], &[(0, 0)]).is_err());
+        assert!(steer(&sockets[0], &vec![(0, 1); MAX_MEMBERS + 1]).is_err());
+        assert!(steer(&sockets[0], &vec![(0, 1); MAX_MEMBERS]).is_ok());
     }
 
     #[test]
-    fn nobody_and_too_many_are_refused() {
-        let socket = listeners::slot("127.0.0.1:0".parse().expect("address"), 1).expect("listen");
-        assert!(steer(&socket, &[]).is_err());
-        assert!(steer(&socket, &vec![0; MAX_MEMBERS + 1]).is_err());
-        assert!(steer(&socket, &vec![0; MAX_MEMBERS]).is_ok());
+    fn a_deaf_listener_keeps_whom_it_knows_and_meets_nobody() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).expect("bind");
+            let address = listener.local_addr().expect("address");
+            let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(150));
+            let mut known = connect().expect("connect");
+            deafen(&listener).expect("deafen");
+            assert!(connect().is_err(), "unheard");
+            let (mut served, _) = listener.accept().expect("it was queued before");
+            std::io::Write::write_all(&mut known, b"x").expect("write");
+            std::io::Read::read_exact(&mut served, &mut [0]).expect("the connection lives");
+            hear(&listener).expect("hear");
+            hear(&listener).expect("nothing to detach is fine");
+            connect().expect("heard again");
+            SockRef::from(&listener).shutdown(std::net::Shutdown::Both).expect("shut");
+            assert!(connect().is_err(), "shut");
+            drop(served);
+        }
     }
 }

@@ -1,30 +1,34 @@
 //! The watchdog's part of the loop: looks at rows and at `/proc` when they are due, and carries out what the supervisor wants
 //! of an accused worker.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use forkgate_shared::control::ToChild;
 use forkgate_shared::report::{Cause, Inside, Outside, Report};
-use forkgate_shared::rows::{SLOTS, monotonic_ns};
+use forkgate_shared::rows::{RowState, SLOTS, monotonic_ns};
 use forkgate_shared::settings::Watchdog;
 
 use super::child::Child;
 use super::master::Master;
 use super::outside::{Extra, Look};
+use super::proc_fs;
 use super::report::{self, Subject, in_words};
 use super::watch::Watched;
-use super::{proc_fs, steering};
 use crate::supervisor::{ChildId, Event, Ns, Role, SlotId, Verdict};
 
-/// From one look at the accept queues to the next.
+/// More open streams than a worker can have descriptors for.
+const MOST_STREAMS: u64 = 1 << 24;
+/// From one look at the accept queues and the numbers of streams to the next.
 const QUEUES_PERIOD: Ns = 1_000_000_000;
 
 impl Master {
     /// When [`Master::look`] has something to do.
     pub(super) fn next_look(&self) -> Option<Ns> {
-        let others = [self.looks.next_deadline(), self.reports.next_deadline()];
+        let others =
+            [self.looks.next_deadline(), self.reports.next_deadline(), self.listeners.next_deadline()];
         others.into_iter().flatten().chain([self.watch.next_deadline(), self.queues_due]).min()
     }
 
@@ -48,7 +52,9 @@ impl Master {
         if self.queues_due <= now {
             self.queues_due = now + QUEUES_PERIOD;
             self.show_queues();
+            self.count_streams();
         }
+        self.listeners.continue_retiring(now);
         for (id, verdict) in self.looks.take_due(now) {
             self.answer_confirm(id, verdict, now);
         }
@@ -175,8 +181,26 @@ impl Master {
         }
     }
 
+    /// Open streams of the workers that accept, when they are others than at the last look.
+    fn count_streams(&mut self) {
+        let mut counts: BTreeMap<SlotId, u64> = BTreeMap::new();
+        for child in self.children.values() {
+            if let Role::Worker { slot, row } = child.role
+                && RowState::from_u32(self.rows.row(row).state.load(Relaxed)) == RowState::Serving
+            {
+                // A row is untrusted: more streams than connections could ever be mean nothing.
+                *counts.entry(slot).or_default() +=
+                    self.rows.row(row).streams.load(Relaxed).min(MOST_STREAMS);
+            }
+        }
+        if counts != self.streams {
+            self.streams.clone_from(&counts);
+            self.events.push_back(Event::Streams(counts.into_iter().collect()));
+        }
+    }
+
     fn queue(&self, slot: SlotId) -> u32 {
-        self.listeners.slot(slot).and_then(|listener| steering::queue_length(listener).ok()).unwrap_or(0)
+        self.listeners.queue_length(slot).unwrap_or(0)
     }
 }
 

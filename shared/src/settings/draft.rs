@@ -131,10 +131,14 @@ impl Draft {
             let graceful = show_duration(s.graceful_timeout);
             problems.push(Problem::StreamDrainTooLong { drain: show_duration(stream_drain), graceful });
         }
-        let default_hosts = || if s.bind.ip().is_loopback() { hosts::loopback_names() } else { Vec::new() };
+        let default_hosts = || if s.bind.are_local() { hosts::loopback_names() } else { Vec::new() };
         s.allowed_hosts = self.allowed_hosts.unwrap_or_else(default_hosts);
-        if hosts::collide(s.bind, s.admin_bind) && fine(&["GATEWAY_BIND", "GATEWAY_ADMIN_BIND"]) {
-            let (bind, admin_bind) = (s.bind.to_string(), s.admin_bind.to_string());
+        let shared =
+            s.bind.iter().find(|bind| bind.tcp().is_some_and(|tcp| hosts::collide(tcp, s.admin_bind)));
+        if let Some(bind) = shared
+            && fine(&["GATEWAY_BIND", "GATEWAY_ADMIN_BIND"])
+        {
+            let (bind, admin_bind) = (bind.to_string(), s.admin_bind.to_string());
             problems.push(Problem::SamePort { bind, admin_bind });
         }
         warn(s, machine, warnings);
@@ -151,7 +155,7 @@ fn warn(s: &Settings, machine: &Machine, warnings: &mut Vec<String>) {
             show_duration(s.tool_timeout)
         ));
     }
-    if !s.auth_required && !s.bind.ip().is_loopback() {
+    if !s.auth_required && !s.bind.are_local() {
         warnings.push(format!(
             "GATEWAY_AUTH_REQUIRED=false at {}: everybody who reaches that address can call every tool",
             s.bind
@@ -197,7 +201,7 @@ fn check_database(path: &Path, state_dir: &Path, problems: &mut Vec<Problem>) {
 /// Nothing yet: every field is overwritten by the table's defaults or by [`Draft::finish`] (a test checks).
 fn blank() -> Settings {
     Settings {
-        bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+        bind: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
         admin_bind: SocketAddr::from(([127, 0, 0, 1], 0)),
         workers: 0,
         backlog: 0,
@@ -209,6 +213,7 @@ fn blank() -> Settings {
         memory_sample_interval: Duration::ZERO,
         worker_lifetime: None,
         recycle_min_interval: Duration::ZERO,
+        slow_start: None,
         watchdog: Watchdog::Enforce,
         stall_timeout: Duration::ZERO,
         spin_window: Duration::ZERO,

@@ -20,6 +20,17 @@ pub enum HostError {
     /// An allowed origin that no `Origin` header can be.
     #[error("{0:?} is not an origin; one looks like https://app.example.com:8443")]
     Origin(String),
+    /// A path at which no unix socket can be made.
+    #[error(
+        "a unix socket is written as unix: and an absolute path of at most {0} bytes, such as unix:/run/forkgate/http.sock"
+    )]
+    SocketPath(usize),
+    /// Two addresses to listen on of which one covers the other.
+    #[error("{0} and {1} cannot both be listened on")]
+    SameBind(String, String),
+    /// More addresses to listen on than a worker has descriptors for.
+    #[error("at most {0} addresses")]
+    TooManyBinds(usize),
     /// `*` among origins.
     #[error("* would let any web page use a visitor's gateway; list the origins")]
     AnyOrigin,

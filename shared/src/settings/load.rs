@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::cgroup::Machine;
@@ -166,7 +167,7 @@ fn choose_bind(
     };
     match (ip, number) {
         (Ok(ip), Ok(number)) => {
-            draft.settings.bind = (ip, number).into();
+            draft.settings.bind = SocketAddr::from((ip, number)).into();
             let names: Vec<&str> = [host, port].into_iter().flatten().map(|(_, e)| e.name.as_str()).collect();
             return Some(Provenance { origin: part.origin.clone(), alias: Some(names.join(" and ")) });
         }

@@ -3,6 +3,7 @@
 //! Order of precedence: flags > `--env-file` > process environment > TOML > default. Within one source a setting's own
 //! name beats its aliases. Nothing here writes or listens.
 
+mod binds;
 pub mod cgroup;
 mod contextforge;
 mod database_url;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use binds::{Bind, Binds, MAX_BINDS};
 pub use load::{Loaded, Provenance, load_for};
 pub use problem::{Problem, SettingsErrors};
 pub use reload::Change;
@@ -100,8 +102,8 @@ impl Watchdog {
 /// spelling was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// `GATEWAY_BIND`: the main port.
-    pub bind: SocketAddr,
+    /// `GATEWAY_BIND`: where clients connect.
+    pub bind: Binds,
     /// `GATEWAY_ADMIN_BIND`: `/metrics`, `/status` and the admin API.
     pub admin_bind: SocketAddr,
     /// `GATEWAY_WORKERS`.
@@ -124,6 +126,8 @@ pub struct Settings {
     pub worker_lifetime: Option<Duration>,
     /// `GATEWAY_RECYCLE_MIN_INTERVAL`.
     pub recycle_min_interval: Duration,
+    /// `GATEWAY_SLOW_START`; none = off.
+    pub slow_start: Option<Duration>,
     /// `GATEWAY_BOOT_TIMEOUT`.
     pub boot_timeout: Duration,
     /// `GATEWAY_CRASH_BUDGET`: failed workers within a minute that are still no crash loop.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::draft::{Draft, MemoryLimit};
 use super::parse::{self, Invalid, MIB};
-use super::{LogFormat, MAX_WORKERS, Secret, Watchdog, database_url, hosts, secrets};
+use super::{Binds, LogFormat, MAX_WORKERS, Secret, Watchdog, database_url, hosts, secrets};
 
 /// Longest name separator, in characters: it is part of every tool name, which has 128.
 const MAX_SEPARATOR: usize = 4;
@@ -14,7 +14,7 @@ const MIN_RSS: u64 = 16 * MIB;
 const MAX_RSS: u64 = 1024 * 1024 * MIB;
 
 pub(super) fn bind(draft: &mut Draft, text: &str) -> Result<(), Invalid> {
-    draft.settings.bind = hosts::socket_address(text)?;
+    draft.settings.bind = Binds::parse(text)?;
     Ok(())
 }
 

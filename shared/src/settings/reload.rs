@@ -52,15 +52,8 @@ impl Settings {
 
     /// These settings with everything that needs a restart as it is in `running`: what a reload puts into force.
     ///
-    /// The allowed hosts stay with the address that they were chosen for, and a database in the state directory stays
-    /// with that.
+    /// A database in the state directory stays with that.
     pub fn with_fixed_of(mut self, running: &Settings) -> Settings {
-        if self.bind != running.bind {
-            self.allowed_hosts.clone_from(&running.allowed_hosts);
-        }
-        self.bind = running.bind;
-        self.admin_bind = running.admin_bind;
-        self.backlog = running.backlog;
         if self.state_dir != running.state_dir && self.database.starts_with(&self.state_dir) {
             self.database.clone_from(&running.database);
         }

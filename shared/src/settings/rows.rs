@@ -33,21 +33,20 @@ const PROCESSES: &[Setting] = &[
     Setting::new(
         "GATEWAY_BIND",
         Text("127.0.0.1:4444"),
-        Other { allowed: ADDRESS, read: readers::bind },
+        Other { allowed: ADDRESSES, read: readers::bind },
         |s| s.bind.to_string(),
-        "The main port. Loopback, because a gateway that strangers can reach should be somebody's decision. HOST and \
-         PORT together are the alias.",
+        "Where clients connect: one address or several, and paths of unix sockets. Loopback, because a gateway that \
+         strangers can reach should be somebody's decision. HOST and PORT together are the alias for one address. A \
+         unix socket is made with mode 0660 and removed at the end.",
     )
-    .or(&["HOST", "PORT"])
-    .fixed(),
+    .or(&["HOST", "PORT"]),
     Setting::new(
         "GATEWAY_ADMIN_BIND",
         Text("127.0.0.1:4445"),
         Other { allowed: ADDRESS, read: readers::admin_bind },
         |s| s.admin_bind.to_string(),
         "The port of /metrics and /status. A port of its own, so that it need not be open where the main port is.",
-    )
-    .fixed(),
+    ),
     Setting::new(
         "GATEWAY_WORKERS",
         Computed("the number of CPUs by affinity and cgroup quota, at most 64"),
@@ -65,8 +64,7 @@ const PROCESSES: &[Setting] = &[
         "Connections that wait in the accept queue of each worker's slot. As gunicorn's; the kernel caps it at \
          net.core.somaxconn.",
     )
-    .or(&["GUNICORN_BACKLOG"])
-    .fixed(),
+    .or(&["GUNICORN_BACKLOG"]),
     Setting::new(
         "GATEWAY_BOOT_TIMEOUT",
         Text("60s"),
@@ -188,6 +186,15 @@ const REPLACING: &[Setting] = &[
         "Least time between two replacements for requests, memory or age; a reload does not wait. Keeps a limit that \
          is set too low from turning into a boot loop.",
     ),
+    Setting::new(
+        "GATEWAY_SLOW_START",
+        Text("2s"),
+        OptionalDuration(MS.saturating_mul(100)..=HOUR, |d, t| d.settings.slow_start = t),
+        |s| s.slow_start.map_or_else(|| "off".to_owned(), show_duration),
+        "How long a worker that starts where there was none (after a crash, or one more) gets a quarter, a half, three \
+         quarters of its share of new clients: its caches and its connections to upstreams are cold. A worker that \
+         replaces a running one gets its whole share.",
+    ),
 ];
 
 const WATCHDOG: &[Setting] = &[
@@ -294,7 +301,7 @@ const ACCESS: &[Setting] = &[
     .shown(Shown::Secret),
     Setting::new(
         "GATEWAY_ALLOWED_HOSTS",
-        Computed("localhost,127.0.0.1,[::1] when GATEWAY_BIND is a loopback address; any (`*`) otherwise"),
+        Computed("localhost,127.0.0.1,[::1] when GATEWAY_BIND has only loopback addresses and unix sockets; any (`*`) otherwise"),
         Other { allowed: "host names or IP addresses separated by commas, or *", read: readers::allowed_hosts },
         |s| if s.allowed_hosts.is_empty() { "*".to_owned() } else { s.allowed_hosts.join(",") },
         "`Host` names that are answered, without port. On loopback the default stops web pages that point their own \
@@ -418,4 +425,7 @@ const LOGS: &[Setting] = &[
     .or(&["LOG_LEVEL"]),
 ];
 
+/// What [`ADDRESS`] is to a setting that takes several.
+const ADDRESSES: &str = "up to 16 addresses separated by commas: an IP address with a port, such as 127.0.0.1:4444 or [::]:4444, or \
+    unix: and an absolute path";
 const ADDRESS: &str = "an IP address with a port, such as 127.0.0.1:4444, 0.0.0.0:4444 or [::]:4444";

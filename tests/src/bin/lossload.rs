@@ -37,7 +37,7 @@ fn plan(words: &[String]) -> Option<Plan> {
         keep_alive: keep_alive.parse().ok()?,
         streams: streams.parse().ok()?,
         pause: Duration::from_millis(pause_ms.parse().ok()?),
-        ..Plan::mixed(peer.parse().ok()?, endpoint, echo)
+        ..Plan::mixed(peer.parse::<std::net::SocketAddr>().ok()?, endpoint, echo)
     })
 }
 

@@ -9,12 +9,13 @@ mod offer;
 mod upstream;
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use forkgate_shared::control::ControlSocket;
 use forkgate_shared::log;
-use forkgate_shared::settings::Settings;
+use forkgate_shared::settings::{Binds, Settings};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::LocalSet;
@@ -44,6 +45,8 @@ enum DemoError {
     System(#[from] io::Error),
     #[error("the demo's upstream cannot listen on 127.0.0.1: {0}; is the loopback interface up?")]
     Bind(io::Error),
+    #[error("a demo needs an address with a port to show: {0} is none; name one with --bind")]
+    NoPort(Binds),
     #[error("no token can be made: {0}")]
     Token(AuthError),
     #[error(
@@ -90,14 +93,16 @@ fn start(json: bool, master_pid: u32) -> Result<(), DemoError> {
 
 /// Everything up to the guide, then the upstream for as long as it is wanted.
 async fn show(settings: &Settings, json: bool, master_pid: u32) -> Result<(), DemoError> {
+    let main = settings.bind.first_tcp().ok_or_else(|| DemoError::NoPort(settings.bind.clone()))?;
+    let main = reachable(main);
     let (url, listener) = upstream::bind().await.map_err(DemoError::Bind)?;
     let serving = task::spawn("demo upstream", upstream::serve(listener));
     let token = auth::mint(settings, SUBJECT, true, TOKEN_LIFETIME).map_err(DemoError::Token)?;
-    let client = Client::new(reachable(settings.bind), token.clone());
-    await_ready(&client, settings).await?;
+    let client = Client::new(main, token.clone());
+    await_ready(&client, settings, main).await?;
     register(&client, &url).await?;
     let guide = Guide {
-        main: reachable(settings.bind),
+        main,
         admin: reachable(settings.admin_bind),
         token,
         tool: prefixed(NAME, &settings.tool_name_separator, "echo"),
@@ -114,7 +119,7 @@ async fn show(settings: &Settings, json: bool, master_pid: u32) -> Result<(), De
     Ok(())
 }
 
-async fn await_ready(client: &Client, settings: &Settings) -> Result<(), DemoError> {
+async fn await_ready(client: &Client, settings: &Settings, main: SocketAddr) -> Result<(), DemoError> {
     let begun = Instant::now();
     let within = settings.boot_timeout;
     loop {
@@ -124,7 +129,7 @@ async fn await_ready(client: &Client, settings: &Settings) -> Result<(), DemoErr
             Err(error) => error.to_string(),
         };
         if begun.elapsed() > within {
-            let url = format!("http://{}", reachable(settings.bind));
+            let url = format!("http://{main}");
             return Err(DemoError::NotReady { url, within, last });
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -10,7 +10,6 @@ use forkgate_shared::rows::Counters;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::in_flight::InFlight;
@@ -22,6 +21,7 @@ use crate::net::handover::heir::Leaver;
 use crate::net::handover::wire::Packet;
 use crate::net::io::{ByteCounters, ClientIo};
 use crate::net::open::Registered;
+use crate::net::stream::ClientStream;
 
 /// A connection with its places in the books; they are given back when it is dropped.
 pub struct Client {
@@ -34,11 +34,15 @@ pub struct Client {
 
 impl Client {
     /// A connection that was accepted; it is counted.
-    pub fn accepted(edge: &Rc<Edge>, stream: TcpStream, place: Option<OwnedSemaphorePermit>) -> Client {
+    pub fn accepted(
+        edge: &Rc<Edge>,
+        stream: impl Into<ClientStream>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Client {
         if edge.port() == Port::Main {
             Counters::add(&edge.gateway().row().counters.accepted, 1);
         }
-        Client::enter(edge, stream, Activity::default(), place)
+        Client::enter(edge, stream.into(), Activity::default(), place)
     }
 
     /// A connection that a predecessor hands over: it was counted there.
@@ -48,7 +52,7 @@ impl Client {
         packet: Packet,
         place: OwnedSemaphorePermit,
     ) -> io::Result<Client> {
-        let stream = TcpStream::from_std(std::net::TcpStream::from(descriptor))?;
+        let stream = ClientStream::from_fd(descriptor)?;
         let mut client = Client::enter(edge, stream, Activity::resumed(packet.rest), Some(place));
         client.io.put_back(packet.bytes);
         Ok(client)
@@ -56,7 +60,7 @@ impl Client {
 
     fn enter(
         edge: &Rc<Edge>,
-        stream: TcpStream,
+        stream: ClientStream,
         activity: Activity,
         place: Option<OwnedSemaphorePermit>,
     ) -> Client {
@@ -100,11 +104,7 @@ impl Leaver for Client {
         // Nothing has happened to it since it was taken apart at rest.
         let (phase, since_ns) = self.activity.phase();
         debug_assert!(matches!(phase, Phase::Silent | Phase::Idle | Phase::Head));
-        Packet {
-            door: self.edge.port().door(),
-            rest: Rest { phase, since_ns },
-            bytes: self.io.ahead().clone(),
-        }
+        Packet { door: self.edge.door(), rest: Rest { phase, since_ns }, bytes: self.io.ahead().clone() }
     }
 
     fn moved(self: Box<Self>) {

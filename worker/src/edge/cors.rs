@@ -94,8 +94,7 @@ mod tests {
 
     fn hosts() -> HostPolicy {
         let listed = ["https://app.example.com".to_owned()];
-        let address = "0.0.0.0:4444".parse().expect("address");
-        HostPolicy::for_clients(address, &["gw.example.com".to_owned()], &listed)
+        HostPolicy::for_clients(false, &["gw.example.com".to_owned()], &listed)
     }
 
     #[test]

@@ -3,14 +3,13 @@
 //! Names are compared without port and without regard to case. An empty list of hosts accepts any `Host`; an `Origin`
 //! must then name the very host that the request names.
 
-use std::net::SocketAddr;
-
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 
 use super::refusal::Refusal;
 
-/// The names by which a listener on loopback is reached from its own host.
+/// The names by which a listener that only its own host reaches is called there: clients of a unix socket write
+/// `localhost`.
 const LOOPBACK_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 /// Headers of which one value decides who may do what, or how a message is read.
@@ -25,11 +24,11 @@ pub(super) struct HostPolicy {
 }
 
 impl HostPolicy {
-    /// For a listener at `bind` that clients use: the settings' list as it is, and the loopback names where there is a
-    /// list and the listener is reachable by them.
-    pub(super) fn for_clients(bind: SocketAddr, hosts: &[String], origins: &[String]) -> HostPolicy {
+    /// For a listener that clients use: the settings' list as it is, and the loopback names where there is a list and the
+    /// listener is reachable by them (`is_local`).
+    pub(super) fn for_clients(is_local: bool, hosts: &[String], origins: &[String]) -> HostPolicy {
         let mut policy = HostPolicy::listed(hosts, origins);
-        if !policy.hosts.is_empty() && bind.ip().is_loopback() {
+        if !policy.hosts.is_empty() && is_local {
             policy.add_loopback();
         }
         policy
@@ -37,9 +36,9 @@ impl HostPolicy {
 
     /// For the admin listener: on loopback its names are always checked, whatever the clients' list says, because
     /// what it shows is open to everybody who gets through.
-    pub(super) fn for_operators(bind: SocketAddr, hosts: &[String], origins: &[String]) -> HostPolicy {
+    pub(super) fn for_operators(is_local: bool, hosts: &[String], origins: &[String]) -> HostPolicy {
         let mut policy = HostPolicy::listed(hosts, origins);
-        if bind.ip().is_loopback() {
+        if is_local {
             policy.add_loopback();
         }
         policy
@@ -130,14 +129,14 @@ mod tests {
         builder.body(()).expect("request").into_parts().0
     }
 
-    fn policy(bind: &str, hosts: &[&str], origins: &[&str]) -> HostPolicy {
+    fn policy(is_local: bool, hosts: &[&str], origins: &[&str]) -> HostPolicy {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        HostPolicy::for_clients(bind.parse().expect("address"), &owned(hosts), &owned(origins))
+        HostPolicy::for_clients(is_local, &owned(hosts), &owned(origins))
     }
 
     #[test]
     fn hosts_are_compared_without_port_and_case() {
-        let policy = policy("127.0.0.1:4444", &["gw.example.com"], &[]);
+        let policy = policy(true, &["gw.example.com"], &[]);
         for good in
             ["gw.example.com", "GW.example.com:80", "localhost:4444", "127.0.0.1:9", "[::1]:4444", "[::1]"]
         {
@@ -153,7 +152,7 @@ mod tests {
 
     #[test]
     fn an_empty_list_accepts_any_host_but_not_any_origin() {
-        let policy = policy("0.0.0.0:4444", &[], &["https://ui.example.com"]);
+        let policy = policy(false, &[], &["https://ui.example.com"]);
         assert!(policy.check(&request("anything:1", None)).is_ok());
         assert!(policy.check(&request("a.example", Some("http://a.example:3000"))).is_ok());
         assert!(policy.check(&request("a.example", Some("https://ui.example.com"))).is_ok());
@@ -162,7 +161,7 @@ mod tests {
 
     #[test]
     fn an_origin_must_be_one_of_ours() {
-        let policy = policy("127.0.0.1:4444", &["localhost"], &["app://desktop"]);
+        let policy = policy(true, &["localhost"], &["app://desktop"]);
         for good in ["http://localhost:5173", "https://127.0.0.1", "http://[::1]:80", "app://desktop"] {
             assert!(policy.check(&request("localhost", Some(good))).is_ok(), "{good}");
         }
@@ -181,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_decides_is_said_once() {
-        let policy = policy("127.0.0.1:4444", &["localhost"], &[]);
+        let policy = policy(true, &["localhost"], &[]);
         for name in SINGLE {
             let mut head = request("localhost", Some("http://localhost"));
             head.headers.append(name, http::HeaderValue::from_static("http://localhost"));
@@ -196,14 +195,14 @@ mod tests {
 
     #[test]
     fn the_operators_port_on_loopback_is_never_open_to_any_name() {
-        let policy = HostPolicy::for_operators("127.0.0.1:4445".parse().expect("address"), &[], &[]);
+        let policy = HostPolicy::for_operators(true, &[], &[]);
         assert!(policy.check(&request("localhost:4445", None)).is_ok());
         assert!(policy.check(&request("rebound.evil.com", None)).is_err());
     }
 
     #[test]
     fn an_absolute_target_counts_instead_of_the_host_field() {
-        let policy = policy("127.0.0.1:4444", &["localhost"], &[]);
+        let policy = policy(true, &["localhost"], &[]);
         let head = http::Request::builder().uri("http://evil.com/mcp").header(HOST, "localhost");
         assert!(policy.check(&head.body(()).expect("request").into_parts().0).is_err());
     }

@@ -48,45 +48,37 @@ impl Port {
             Port::Admin => Duty::AcceptAdmin,
         }
     }
-
-    /// Its name between two workers, of which one may be of another version.
-    pub fn door(self) -> u8 {
-        match self {
-            Port::Main => 0,
-            Port::Admin => 1,
-        }
-    }
 }
 
-/// What the requests of one port share.
+/// What the requests share that come in by the listeners of one port, those that only this host reaches or the others.
 pub struct Edge {
     gateway: Shared,
     port: Port,
     hosts: HostPolicy,
     limits: Limits,
-    /// Status and metrics need no token: the admin listener is on loopback.
-    observe_is_open: bool,
+    /// Only this host reaches the listener: status and metrics need no token.
+    is_local: bool,
     refused_tokens: Throttle,
 }
 
 impl Edge {
-    /// Built once per port.
-    pub fn new(gateway: &Shared, port: Port) -> Edge {
+    /// `is_local`: only this host reaches the listeners.
+    pub fn new(gateway: &Shared, port: Port, is_local: bool) -> Edge {
         let settings = &gateway.settings;
         let (hosts, origins) = (&settings.allowed_hosts, &settings.allowed_origins);
         Edge {
             gateway: Shared::clone(gateway),
             port,
             hosts: match port {
-                Port::Main => HostPolicy::for_clients(settings.bind, hosts, origins),
-                Port::Admin => HostPolicy::for_operators(settings.admin_bind, hosts, origins),
+                Port::Main => HostPolicy::for_clients(is_local, hosts, origins),
+                Port::Admin => HostPolicy::for_operators(is_local, hosts, origins),
             },
             limits: Limits {
                 head: settings.header_timeout,
                 send: settings.sse_send_timeout,
                 grace: settings.keepalive_grace,
             },
-            observe_is_open: settings.admin_bind.ip().is_loopback(),
+            is_local,
             refused_tokens: Throttle::new(Duration::from_secs(1)),
         }
     }
@@ -98,6 +90,15 @@ impl Edge {
     /// Which port this is.
     pub fn port(&self) -> Port {
         self.port
+    }
+
+    /// What the listener is called between two workers, of which one may be of another version.
+    pub fn door(&self) -> u8 {
+        let port = match self.port {
+            Port::Main => 0,
+            Port::Admin => 1,
+        };
+        port | if self.is_local { 0 } else { 2 }
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -294,7 +295,7 @@ async fn api(
 /// Status and metrics.
 fn observed(edge: &Edge, route: &Route, head: &Parts) -> Result<Response<Body>, Refusal> {
     edge.hosts.check(head)?;
-    if !edge.observe_is_open {
+    if !edge.is_local {
         let principal = edge.authenticate(head)?;
         if !auth::may(&principal, Action::Observe, Object::Gateway) {
             return Err(Refusal::NotAllowed("status and metrics on an address that others can reach"));

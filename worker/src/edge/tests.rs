@@ -32,10 +32,14 @@ struct World {
 }
 
 async fn world(port: Port, alter: impl Fn(&mut Settings)) -> World {
+    world_at(port, true, alter).await
+}
+
+async fn world_at(port: Port, is_local: bool, alter: impl Fn(&mut Settings)) -> World {
     let (gateway, master, state) = fixtures::gateway(alter);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
-    let edge = Rc::new(Edge::new(&gateway, port));
+    let edge = Rc::new(Edge::new(&gateway, port, is_local));
     task::spawn("accept", async move {
         while let Ok((stream, _)) = listener.accept().await {
             Client::accepted(&edge, stream, None).serve();
@@ -171,10 +175,7 @@ async fn operators_see_the_numbers_on_the_admin_port() {
             let open = world(Port::Admin, |_| {}).await;
             assert_eq!(open.status("GET /status HTTP/1.1", None, "").await, 200);
             assert_eq!(open.status("GET /metrics HTTP/1.1\r\nHost: evil.com", None, "").await, 421);
-            let exposed = world(Port::Admin, |settings| {
-                settings.admin_bind = "0.0.0.0:4445".parse().expect("address");
-            })
-            .await;
+            let exposed = world_at(Port::Admin, false, |_| {}).await;
             let (user, admin) = (exposed.token(false), exposed.token(true));
             for (token, status) in [(None, 401), (Some(user.as_str()), 403), (Some(admin.as_str()), 200)] {
                 assert_eq!(exposed.status("GET /metrics HTTP/1.1", token, "").await, status);
@@ -218,7 +219,7 @@ async fn every_request_is_counted_once_whatever_becomes_of_it() {
             assert_eq!(world.status("HEAD /nowhere HTTP/1.1", None, "").await, 404);
             assert_eq!(world.status("POST /mcp HTTP/1.1", None, "{}").await, 401);
             assert_eq!(world.status("POST /v1/gateways HTTP/1.1", Some(&user), "{}").await, 403);
-            let edge = Rc::new(Edge::new(&world.gateway, Port::Main));
+            let edge = Rc::new(Edge::new(&world.gateway, Port::Main, true));
             let begin = || InFlight::begin(&edge, &Rc::default(), &http::Method::POST, "/mcp");
             let row = world.gateway.row();
             let left = begin();

@@ -35,7 +35,8 @@ use crate::auth::Authenticator;
 use crate::edge::client::Client;
 use crate::edge::serve::{Edge, Port};
 use crate::gateway::{Gateway, Shared};
-use crate::net::accept::{Accepting, Acceptor, Room};
+use crate::net::accept::{self, Accepting, Acceptor, Room};
+use crate::net::stream::Door;
 use crate::registry::{self, Registry};
 use crate::upstream::Upstreams;
 use crate::watchdog;
@@ -104,9 +105,9 @@ pub(crate) fn run(slot: u32, row: usize, generation: u64) -> ExitCode {
             return ExitCode::from(EXIT_BOOT);
         }
     };
-    let Inherited { control, rows, settings, sessions, catalog, listener, admin_listener } = inherited;
+    let Inherited { control, rows, settings, sessions, catalog, listeners, admin_listeners } = inherited;
     let control = Rc::new(Control::new(control));
-    let parts = Parts { rows, settings, sessions, catalog, listener, admin_listener };
+    let parts = Parts { rows, settings, sessions, catalog, listeners, admin_listeners };
     let life = || serve(Identity { slot, row, generation }, &control, signals, parts);
     // Nothing of what a panic leaves behind is used again.
     match catch_unwind(AssertUnwindSafe(life)) {
@@ -136,8 +137,8 @@ struct Parts {
     settings: OwnedFd,
     sessions: OwnedFd,
     catalog: OwnedFd,
-    listener: OwnedFd,
-    admin_listener: OwnedFd,
+    listeners: Vec<OwnedFd>,
+    admin_listeners: Vec<OwnedFd>,
 }
 
 fn serve(
@@ -189,7 +190,7 @@ fn serve(
         });
         let row = gateway.row();
         row.catalog_generation.store(gateway.catalog.load().generation, Relaxed);
-        let doors = [parts.listener, parts.admin_listener];
+        let doors = [(Port::Main, parts.listeners), (Port::Admin, parts.admin_listeners)];
         let code = open_and_serve(&gateway, signals, places, doors, Loop { tasks, metrics }).await;
         gateway.lifecycle.essential.ends();
         code
@@ -234,7 +235,7 @@ async fn open_and_serve(
     gateway: &Shared,
     signals: SigSet,
     places: usize,
-    [listener, admin_listener]: [OwnedFd; 2],
+    doors: [(Port, Vec<OwnedFd>); 2],
     event_loop: Loop,
 ) -> Result<ExitCode, BootError> {
     let settings = &gateway.settings;
@@ -246,20 +247,25 @@ async fn open_and_serve(
     row.abandoned_limit.store(MOST_ABANDONED as u64, Relaxed);
     let (accepting, _) = watch::channel(Accepting::Open);
     let (mut loops, mut ports) = (Vec::new(), Vec::new());
-    for (port, fd, places) in [(Port::Main, listener, places), (Port::Admin, admin_listener, ADMIN_ROOM)] {
-        let edge = Rc::new(Edge::new(gateway, port));
-        let room = Rc::new(Room::new(places));
-        ports.push((Rc::clone(&edge), Rc::clone(&room)));
-        let acceptor = Acceptor::new(fd, room, accepting.subscribe()).doing("taking over a listener")?;
-        let on_duty = essential.take_up(port.accept_duty());
-        loops.push(task::spawn(on_duty.duty().as_str(), async move {
-            let run = acceptor.run(|stream, place| Client::accepted(&edge, stream, place).serve());
-            #[cfg(feature = "faults")]
-            let run = crate::faults::essential::accepting(port, run);
-            run.await;
-            // It returns when it is told to.
-            on_duty.is_relieved();
-        }));
+    for (port, fds) in doors {
+        let room = Rc::new(Room::new(if port == Port::Main { places } else { ADMIN_ROOM }));
+        let edges = [true, false].map(|is_local| Rc::new(Edge::new(gateway, port, is_local)));
+        ports.extend(edges.iter().map(|edge| (Rc::clone(edge), Rc::clone(&room))));
+        for fd in fds {
+            let door = Door::new(fd).doing("taking over a listener")?;
+            let edge = Rc::clone(&edges[usize::from(!door.is_local())]);
+            let told = accept::Orders { accepting: accepting.subscribe(), added: orders.added() };
+            let acceptor = Acceptor::new(door, Rc::clone(&room), told);
+            let on_duty = essential.take_up(port.accept_duty());
+            loops.push(task::spawn(on_duty.duty().as_str(), async move {
+                let run = acceptor.run(|stream, place| Client::accepted(&edge, stream, place).serve());
+                #[cfg(feature = "faults")]
+                let run = crate::faults::essential::accepting(port, run);
+                run.await;
+                // It returns when it is told to.
+                on_duty.is_relieved();
+            }));
+        }
     }
     recycle::start(gateway);
     let (watch, on_duty) = (registry::watch(Shared::clone(gateway)), essential.take_up(Duty::RegistryWatch));

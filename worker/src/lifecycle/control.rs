@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, watch};
 
 use super::essential::OnDuty;
+use crate::net::accept::Added;
 
 /// Orders that may wait for the event loop. All but two mean leaving: a loop that has not read so many has been told. A line
 /// to another worker for which there is no room is closed, and the other goes on without.
@@ -66,6 +67,7 @@ pub struct NewCatalog {
 pub struct Orders {
     leave: mpsc::Receiver<Order>,
     catalog: watch::Receiver<Option<Arc<NewCatalog>>>,
+    added: watch::Receiver<Added>,
 }
 
 impl Orders {
@@ -74,7 +76,13 @@ impl Orders {
     pub(super) fn channel() -> (mpsc::Sender<Order>, Orders) {
         let (sender, leave) = mpsc::channel(QUEUE);
         let (_, catalog) = watch::channel(None);
-        (sender, Orders { leave, catalog })
+        let (_, added) = watch::channel(Added::Waits);
+        (sender, Orders { leave, catalog, added })
+    }
+
+    /// What becomes of listeners that do not listen yet.
+    pub(super) fn added(&self) -> watch::Receiver<Added> {
+        self.added.clone()
     }
 
     /// The next order; of several catalogs only the newest. None when the thread could say nothing more. May be dropped
@@ -154,6 +162,7 @@ impl Control {
     ) -> io::Result<(Listener, Orders, ReportOrders)> {
         let (sender, leave) = mpsc::channel(QUEUE);
         let (catalogs, catalog) = watch::channel(None);
+        let (added_sender, added) = watch::channel(Added::Waits);
         let (reports, report_orders) = mpsc_std::sync_channel(1);
         let listener = Listener {
             socket: Arc::clone(&self.socket),
@@ -161,6 +170,7 @@ impl Control {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             orders: Some(sender),
             catalogs,
+            added: added_sender,
             reports,
             told: false,
             leave_by: None,
@@ -168,7 +178,7 @@ impl Control {
         };
         listener.epoll.add(listener.socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, CONTROL))?;
         listener.epoll.add(listener.signals.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
-        Ok((listener, Orders { leave, catalog }, report_orders))
+        Ok((listener, Orders { leave, catalog, added }, report_orders))
     }
 }
 
@@ -202,6 +212,7 @@ pub struct Listener {
     epoll: Epoll,
     orders: Option<mpsc::Sender<Order>>,
     catalogs: watch::Sender<Option<Arc<NewCatalog>>>,
+    added: watch::Sender<Added>,
     reports: mpsc_std::SyncSender<Verdict>,
     /// The master gave an order to leave.
     told: bool,
@@ -270,6 +281,9 @@ impl Listener {
             Ok(Received::Message(ToChild::Report { verdict }, _)) => drop(self.reports.try_send(verdict)),
             Ok(Received::Message(ToChild::Catalog { generation }, Some(memfd))) => {
                 self.catalogs.send_replace(Some(Arc::new(NewCatalog { generation, memfd })));
+            }
+            Ok(Received::Message(ToChild::AddedListeners { in_force }, _)) => {
+                self.added.send_replace(if in_force { Added::InForce } else { Added::GivenUp });
             }
             Ok(Received::Message(ToChild::Catalog { generation }, None)) => {
                 tracing::error!(generation, "a catalog came without its descriptor");

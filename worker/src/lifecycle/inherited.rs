@@ -14,8 +14,9 @@ pub(super) struct Inherited {
     pub(super) settings: OwnedFd,
     pub(super) sessions: OwnedFd,
     pub(super) catalog: OwnedFd,
-    pub(super) listener: OwnedFd,
-    pub(super) admin_listener: OwnedFd,
+    /// At least one of each of these two.
+    pub(super) listeners: Vec<OwnedFd>,
+    pub(super) admin_listeners: Vec<OwnedFd>,
 }
 
 /// A descriptor is not there.
@@ -40,8 +41,12 @@ impl Inherited {
                 settings: take(descriptors::SETTINGS, "settings")?,
                 sessions: take(descriptors::SESSIONS, "sessions")?,
                 catalog: take(descriptors::CATALOG, "catalog")?,
-                listener: take(descriptors::LISTENER, "listener")?,
-                admin_listener: take(descriptors::ADMIN_LISTENER, "admin listener")?,
+                listeners: take_all(descriptors::LISTENERS, descriptors::MAX_LISTENERS, "listener")?,
+                admin_listeners: take_all(
+                    descriptors::ADMIN_LISTENERS,
+                    descriptors::MAX_ADMIN_LISTENERS,
+                    "admin listener",
+                )?,
             })
         }
     }
@@ -70,6 +75,23 @@ unsafe fn take(number: RawFd, what: &'static str) -> Result<OwnedFd, NotInherite
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|_| NotInherited { number, what })?;
     // SAFETY: open (just checked) and, by the caller's promise, owned by nobody.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Takes what is open from `first` on, up to the first number that is not; at least one.
+///
+/// # Safety
+/// Nobody else owns any of the `most` numbers.
+unsafe fn take_all(first: RawFd, most: usize, what: &'static str) -> Result<Vec<OwnedFd>, NotInherited> {
+    let mut taken = Vec::new();
+    for number in (first..).take(most) {
+        // SAFETY: the caller's promise.
+        match unsafe { take(number, what) } {
+            Ok(fd) => taken.push(fd),
+            Err(error) if taken.is_empty() => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(taken)
 }
 
 #[cfg(test)]

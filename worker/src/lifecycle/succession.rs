@@ -20,7 +20,7 @@ use crate::net::handover::heir::{Heir, PATIENCE};
 use crate::net::handover::predecessor;
 use crate::net::handover::wire::Packet;
 
-/// The ports that clients come in by, each with the bound on its connections.
+/// What clients come in by, each with the bound on its connections.
 pub(super) type Ports = Vec<(Rc<Edge>, Rc<Room>)>;
 
 /// See the module.
@@ -100,7 +100,7 @@ impl Succession {
 
 /// Makes room for a connection; gives what starts serving it.
 fn enter(ports: &Ports, descriptor: OwnedFd, packet: Packet) -> Option<impl FnOnce() + use<>> {
-    let (edge, room) = ports.iter().find(|(edge, _)| edge.port().door() == packet.door)?;
+    let (edge, room) = ports.iter().find(|(edge, _)| edge.door() == packet.door)?;
     let place = room.place_now()?;
     match Client::handed_over(edge, descriptor, packet, place) {
         Ok(client) => Some(move || client.serve()),

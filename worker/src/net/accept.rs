@@ -2,31 +2,23 @@
 //!
 //! | order | the loop |
 //! |---|---|
-//! | open | accepts while there is room |
+//! | open | accepts while there is room, once the address is in force |
 //! | emptying | accepts what is queued, closes this process's copy of the listener |
 //! | closed | closes the copy now; the queue lives on in the master and in the replacement |
+//!
+//! A reload that adds an address makes its sockets first and lets them listen last, and whoever is started in between gets
+//! a socket that does not listen yet. One that removes an address shuts its sockets down, for all processes at once, when
+//! nobody waits in them any more: a loop whose listener was shut ends.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::libc;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::stream::{ClientStream, Door, Listener, is_shut};
 use crate::observe::throttle::Throttle;
-
-/// Unsent bytes that the kernel holds per connection before it says that it is full: enough to fill a fast link
-/// between two turns of the event loop, little enough that a reader who stopped is noticed soon.
-const NOTSENT_LOWAT: u32 = 32 * 1024;
-
-/// When a silent peer is probed (a host that vanished says nothing, and an idle connection has no deadline of ours), how
-/// often, and how many unanswered probes end the connection: two minutes in all.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-const PROBE_EVERY: Duration = Duration::from_secs(15);
-const PROBES: u32 = 4;
 
 /// How long accepting rests when the process is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -43,11 +35,31 @@ pub enum Accepting {
     Closed,
 }
 
+/// What a reload means for the listeners of this process that do not listen yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// Nothing is decided.
+    Waits,
+    /// Their addresses are in force: they listen.
+    InForce,
+    /// They are given up.
+    GivenUp,
+}
+
+/// What all accept loops are told.
+#[derive(Clone)]
+pub struct Orders {
+    /// How to go on.
+    pub accepting: watch::Receiver<Accepting>,
+    /// What becomes of listeners that do not listen yet.
+    pub added: watch::Receiver<Added>,
+}
+
 /// A listener of this process and the bound on its connections.
 pub struct Acceptor {
-    listener: TcpListener,
+    door: Door,
     room: Rc<Room>,
-    orders: watch::Receiver<Accepting>,
+    orders: Orders,
 }
 
 /// Places for connections: beyond them the kernel's queue holds the clients.
@@ -87,43 +99,55 @@ impl Room {
 }
 
 impl Acceptor {
-    /// Takes over an inherited listener. Options set here are inherited by every accepted connection (tcp(7)), which
-    /// saves the system calls for each.
-    pub fn new(
-        listener: OwnedFd,
-        room: Rc<Room>,
-        orders: watch::Receiver<Accepting>,
-    ) -> io::Result<Acceptor> {
-        let listener = std::net::TcpListener::from(listener);
-        let socket = SockRef::from(&listener);
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-        let probes =
-            TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
-        socket.set_tcp_keepalive(&probes)?;
-        Ok(Acceptor { listener: TcpListener::from_std(listener)?, room, orders })
+    /// Takes over an inherited listener.
+    pub fn new(door: Door, room: Rc<Room>, orders: Orders) -> Acceptor {
+        Acceptor { door, room, orders }
     }
 
-    /// Accepts until ordered otherwise; every connection is handed to `serve`, with the place that it takes.
-    pub async fn run(mut self, serve: impl Fn(TcpStream, Option<OwnedSemaphorePermit>)) {
+    /// The first listener to watch, or none when it is not needed any more.
+    async fn open(door: Door, orders: &mut Orders) -> io::Result<Option<Listener>> {
+        loop {
+            let added = *orders.added.borrow_and_update();
+            if door.is_listening() {
+                return door.open().map(Some);
+            }
+            if added == Added::GivenUp || *orders.accepting.borrow_and_update() != Accepting::Open {
+                return Ok(None);
+            }
+            tokio::select! {
+                changed = orders.added.changed() => if changed.is_err() { return Ok(None) },
+                changed = orders.accepting.changed() => if changed.is_err() { return Ok(None) },
+            }
+        }
+    }
+
+    /// Accepts until ordered otherwise, or until the master shuts the listener; every connection is handed to `serve`, with
+    /// the place that it takes.
+    pub async fn run(self, serve: impl Fn(ClientStream, Option<OwnedSemaphorePermit>)) {
+        let Acceptor { door, room, mut orders } = self;
+        let listener = match Acceptor::open(door, &mut orders).await {
+            Ok(Some(listener)) => listener,
+            Ok(None) => return,
+            Err(error) => return tracing::error!(%error, "a listener cannot be taken over"),
+        };
         let exhausted = Throttle::new(Duration::from_secs(1));
         loop {
-            let order = *self.orders.borrow_and_update();
+            let order = *orders.accepting.borrow_and_update();
             match order {
                 Accepting::Open => {}
-                Accepting::Emptying => return self.empty(&serve),
+                Accepting::Emptying => return empty(listener, &room, &serve),
                 Accepting::Closed => return,
             }
             let next = async {
-                let place = self.room.place().await;
-                (self.listener.accept().await, place)
+                let place = room.place().await;
+                (listener.accept().await, place)
             };
             tokio::select! {
                 biased;
-                changed = self.orders.changed() => if changed.is_err() { return },
+                changed = orders.accepting.changed() => if changed.is_err() { return },
                 (accepted, place) = next => match accepted {
-                    Ok((stream, _)) => serve(stream, Some(place)),
+                    Ok(stream) => serve(stream, Some(place)),
+                    Err(error) if is_shut(&error) => return,
                     Err(error) if is_exhaustion(&error) => {
                         if let Some(suppressed) = exhausted.allow() {
                             tracing::error!(%error, suppressed, "cannot accept; trying again every 50 ms");
@@ -136,29 +160,24 @@ impl Acceptor {
             }
         }
     }
-
-    /// Accepts what is queued, straight from the kernel (the runtime's idea of readiness may be older), then closes.
-    fn empty(self, serve: &impl Fn(TcpStream, Option<OwnedSemaphorePermit>)) {
-        let listener = match self.listener.into_std() {
-            Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, "the accept queue cannot be emptied"),
-        };
-        loop {
-            match listener.accept().and_then(|(stream, _)| adopt(stream)) {
-                Ok(stream) => serve(stream, self.room.place_now()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if is_exhaustion(&error) => {
-                    return tracing::error!(%error, "clients in the accept queue are lost");
-                }
-                Err(error) => tracing::debug!(%error, "accept"),
-            }
-        }
-    }
 }
 
-fn adopt(stream: std::net::TcpStream) -> io::Result<TcpStream> {
-    stream.set_nonblocking(true)?;
-    TcpStream::from_std(stream)
+/// Accepts what is queued, straight from the kernel (the runtime's idea of readiness may be older), then closes.
+fn empty(listener: Listener, room: &Room, serve: &impl Fn(ClientStream, Option<OwnedSemaphorePermit>)) {
+    let listener = match listener.into_plain() {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "the accept queue cannot be emptied"),
+    };
+    loop {
+        match listener.accept() {
+            Ok(stream) => serve(stream, room.place_now()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_shut(&error) => return,
+            Err(error) if is_exhaustion(&error) => {
+                return tracing::error!(%error, "clients in the accept queue are lost");
+            }
+            Err(error) => tracing::debug!(%error, "accept"),
+        }
+    }
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {
@@ -167,22 +186,44 @@ fn is_exhaustion(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stream::{NOTSENT_LOWAT, PROBE_AFTER};
     use super::*;
-    use std::cell::Cell;
+    use socket2::{Domain, SockRef, Socket, Type};
+    use std::cell::{Cell, RefCell};
+    use std::net::{SocketAddr, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use tokio::sync::Notify;
 
-    fn listener() -> (OwnedFd, std::net::SocketAddr) {
+    fn listener() -> (Door, SocketAddr) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");
-        (listener.into(), address)
+        (Door::new(listener.into()).expect("door"), address)
+    }
+
+    struct Master {
+        accepting: watch::Sender<Accepting>,
+        added: watch::Sender<Added>,
+    }
+
+    fn orders(accepting: Accepting) -> (Master, Orders) {
+        let (accepting, of_accepting) = watch::channel(accepting);
+        let (added, of_added) = watch::channel(Added::Waits);
+        (Master { accepting, added }, Orders { accepting: of_accepting, added: of_added })
+    }
+
+    /// Every chance to run.
+    async fn let_others_run() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
     async fn emptying_serves_the_queue_and_closes_the_copy() {
-        let (fd, address) = listener();
-        let (orders, receiver) = watch::channel(Accepting::Emptying);
-        let acceptor = Acceptor::new(fd, Rc::new(Room::new(8)), receiver).expect("acceptor");
-        let clients: Vec<_> =
-            (0..3).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
+        let (door, address) = listener();
+        let (master, receiver) = orders(Accepting::Emptying);
+        let acceptor = Acceptor::new(door, Rc::new(Room::new(8)), receiver);
+        let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).expect("connect")).collect();
         let served = Cell::new(0);
         acceptor
             .run(|stream, _| {
@@ -198,35 +239,101 @@ mod tests {
             })
             .await;
         assert_eq!(served.get(), clients.len());
-        assert!(std::net::TcpStream::connect(address).is_err(), "the only copy is closed");
-        drop(orders);
+        assert!(TcpStream::connect(address).is_err(), "the only copy is closed");
+        drop(master);
     }
 
     #[tokio::test]
     async fn without_room_clients_wait_in_the_queue() {
-        let (fd, address) = listener();
-        let (orders, receiver) = watch::channel(Accepting::Open);
+        let (door, address) = listener();
+        let (master, receiver) = orders(Accepting::Open);
         let room = Rc::new(Room::new(1));
-        let acceptor = Acceptor::new(fd, Rc::clone(&room), receiver).expect("acceptor");
-        let _clients: Vec<_> =
-            (0..2).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
-        let held = std::cell::RefCell::new(Vec::new());
-        let first = tokio::sync::Notify::new();
+        let acceptor = Acceptor::new(door, Rc::clone(&room), receiver);
+        let _clients: Vec<_> = (0..2).map(|_| TcpStream::connect(address).expect("connect")).collect();
+        let held = RefCell::new(Vec::new());
+        let first = Notify::new();
         let run = acceptor.run(|stream, place| {
             held.borrow_mut().push((stream, place));
             first.notify_one();
         });
         let watcher = async {
             first.notified().await;
-            // The loop has had every chance to run: it waits for a place.
-            for _ in 0..20 {
-                tokio::task::yield_now().await;
-            }
+            // It waits for a place.
+            let_others_run().await;
             assert_eq!(held.borrow().len(), 1);
             held.borrow_mut().clear();
             first.notified().await;
-            orders.send_replace(Accepting::Closed);
+            master.accepting.send_replace(Accepting::Closed);
         };
         tokio::join!(run, watcher);
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_that_is_shut_gives_up_its_queue_first() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("http.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+        let masters_copy = listener.try_clone().expect("copy");
+        let door = Door::new(listener.into()).expect("door");
+        assert!(door.is_local() && door.is_listening());
+        let _clients: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).expect("connect")).collect();
+        SockRef::from(&masters_copy).shutdown(std::net::Shutdown::Both).expect("shut");
+        assert!(UnixStream::connect(&path).is_err(), "no more");
+        let (_master, receiver) = orders(Accepting::Open);
+        let served = Cell::new(0);
+        let count = |stream, _| {
+            assert!(matches!(stream, ClientStream::Unix(_)));
+            served.set(served.get() + 1);
+        };
+        Acceptor::new(door, Rc::new(Room::new(8)), receiver).run(count).await;
+        assert_eq!(served.get(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_tcp_listener_that_is_shut_ends_its_loop() {
+        let listener = std::net::TcpListener::bind("[::1]:0").expect("bind");
+        let masters_copy = listener.try_clone().expect("copy");
+        let (_master, receiver) = orders(Accepting::Open);
+        let acceptor =
+            Acceptor::new(Door::new(listener.into()).expect("door"), Rc::new(Room::new(8)), receiver);
+        let shut = async {
+            let_others_run().await;
+            SockRef::from(&masters_copy).shutdown(std::net::Shutdown::Both).expect("shut");
+        };
+        tokio::join!(acceptor.run(|_, _| panic!("nobody came")), shut);
+    }
+
+    fn bound() -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+        let address = socket.local_addr().expect("address").as_socket().expect("ip");
+        (socket, address)
+    }
+
+    #[tokio::test]
+    async fn who_does_not_listen_yet_waits_for_the_reload_to_end() {
+        for added in [Added::InForce, Added::GivenUp] {
+            let (socket, address) = bound();
+            let copy = socket.try_clone().expect("copy");
+            let door = Door::new(copy.into()).expect("door");
+            assert!(!door.is_listening());
+            let (master, receiver) = orders(Accepting::Open);
+            let served = Notify::new();
+            let run = Acceptor::new(door, Rc::new(Room::new(8)), receiver).run(|_, _| served.notify_one());
+            let decide = async {
+                let_others_run().await;
+                assert!(TcpStream::connect(address).is_err(), "not in force");
+                if added == Added::InForce {
+                    socket.listen(8).expect("listen");
+                    master.added.send_replace(added);
+                    let _client = TcpStream::connect(address).expect("connect");
+                    served.notified().await;
+                    master.accepting.send_replace(Accepting::Closed);
+                } else {
+                    master.added.send_replace(added);
+                }
+            };
+            tokio::join!(run, decide);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The IO wrapper of a client connection: a `TcpStream` as hyper wants it, which counts bytes, tells the phase, and
+//! The IO wrapper of a client connection: a [`ClientStream`] as hyper wants it, which counts bytes, tells the phase, and
 //! lingers when it closes.
 //!
 //! Why linger: a socket that is closed while unread bytes lie in it, or still arrive, answers with a RST, and a RST
@@ -16,9 +16,9 @@ use bytes::{Bytes, BytesMut};
 use forkgate_shared::rows::{Counters, Rows};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::activity::Activity;
+use super::stream::ClientStream;
 use crate::lifecycle::task;
 
 /// What is discarded of a peer that goes on sending after our close: more than a body that was refused by its length
@@ -45,7 +45,7 @@ impl ByteCounters {
 
 /// See the module's documentation.
 pub struct ClientIo {
-    stream: TcpStream,
+    stream: ClientStream,
     activity: Rc<Activity>,
     /// None on the admin port, whose traffic is not the clients'.
     counters: Option<ByteCounters>,
@@ -57,8 +57,12 @@ pub struct ClientIo {
 
 impl ClientIo {
     /// Wraps an accepted connection.
-    pub fn new(stream: TcpStream, activity: Rc<Activity>, counters: Option<ByteCounters>) -> ClientIo {
-        ClientIo { stream, activity, counters, lingering: None, ahead: Bytes::new() }
+    pub fn new(
+        stream: impl Into<ClientStream>,
+        activity: Rc<Activity>,
+        counters: Option<ByteCounters>,
+    ) -> ClientIo {
+        ClientIo { stream: stream.into(), activity, counters, lingering: None, ahead: Bytes::new() }
     }
 
     /// Puts bytes back that were read and not used.
@@ -152,7 +156,7 @@ impl hyper::rt::Write for ClientIo {
         self.written(result)
     }
 
-    /// hyper calls this whenever its buffer is empty; a TCP stream itself has nothing to flush.
+    /// hyper calls this whenever its buffer is empty; a socket itself has nothing to flush.
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.activity.flushed();
         Poll::Ready(Ok(()))
@@ -194,8 +198,7 @@ impl AsFd for ClientIo {
 impl Drop for ClientIo {
     fn drop(&mut self) {
         if self.activity.is_given_up() {
-            // A failure means that the socket is already gone, which is what is wanted.
-            let _ = self.stream.set_zero_linger();
+            self.stream.reset_on_close();
         }
     }
 }

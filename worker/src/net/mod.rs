@@ -13,3 +13,5 @@ pub mod connection;
 pub mod handover;
 pub mod io;
 pub mod open;
+pub mod stream;
+mod unix;

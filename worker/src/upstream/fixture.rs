@@ -12,7 +12,7 @@ use crate::catalog::{UpstreamEntry, UpstreamEra};
 pub(crate) fn settings() -> Settings {
     let second = Duration::from_secs(1);
     Settings {
-        bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+        bind: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
         admin_bind: SocketAddr::from(([127, 0, 0, 1], 0)),
         workers: 1,
         backlog: 16,
@@ -24,6 +24,7 @@ pub(crate) fn settings() -> Settings {
         memory_sample_interval: second,
         worker_lifetime: None,
         recycle_min_interval: second,
+        slow_start: None,
         watchdog: forkgate_shared::settings::Watchdog::Off,
         stall_timeout: Duration::from_secs(10),
         spin_window: Duration::from_secs(15),

@@ -16,7 +16,7 @@ use connect::{CtlError, ask};
 
 use super::output;
 use super::report::{self, Style};
-use crate::system::ctl::{Request, Why};
+use crate::system::ctl::{Done, Request, Why};
 
 /// Prints the status of a running master: a table, or the JSON as the master gave it.
 ///
@@ -30,6 +30,12 @@ pub fn why(slot: u32, json: bool, sockets: &[PathBuf]) -> ExitCode {
     shown(ask(sockets, &Request::Why { slot }), json, |why: &Why| {
         format!("{}\nfile: {}\n", report::render(&why.report, Style::of_stdout()), why.path.display())
     })
+}
+
+/// Pauses a slot, or resumes it; else as [`status`].
+pub fn pause(slot: u32, paused: bool, sockets: &[PathBuf]) -> ExitCode {
+    let request = if paused { Request::Pause { slot } } else { Request::Resume { slot } };
+    shown(ask(sockets, &request), false, |Done { done }: &Done| format!("{done}\n"))
 }
 
 fn shown<A>(answer: Result<(String, A), CtlError>, json: bool, render: impl Fn(&A) -> String) -> ExitCode {

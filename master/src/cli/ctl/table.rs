@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use forkgate_shared::status::WorkerStatus;
 
-use crate::system::ctl::Answer;
+use crate::system::ctl::{Answer, HeldBack};
 
 const COLUMNS: [&str; 17] = [
     "slot",
@@ -32,6 +32,7 @@ pub(super) fn table(answer: &Answer) -> String {
     let sentence = answer.sentence.strip_prefix(&answer.state).and_then(|rest| rest.strip_prefix(": "));
     let mut text = format!(
         "forkgate {}, pid {}, up {}, {}: {}\n\
+         listening on {}{}\n\
          requests {}, connections {}, crashes {} (for memory {}), boot failures {}\n\
          killed: {}; recycled: {}\n\
          catalog generation {}, rows {} of {}\n\n",
@@ -40,6 +41,8 @@ pub(super) fn table(answer: &Answer) -> String {
         span(answer.uptime_s),
         answer.state,
         sentence.unwrap_or(&answer.sentence),
+        if answer.addresses.is_empty() { "nothing".to_owned() } else { answer.addresses.join(", ") },
+        answer.held_back.iter().map(new_clients).collect::<String>(),
         status.requests,
         status.accepted,
         status.crashes,
@@ -62,6 +65,15 @@ pub(super) fn table(answer: &Answer) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What share of new clients a slot gets, and why.
+fn new_clients(held: &HeldBack) -> String {
+    let share = match held.share {
+        0.0 => "no".to_owned(),
+        share => format!("{:.0} % of its share of", share * 100.0),
+    };
+    format!("; slot {} gets {share} new clients: {}", held.slot, held.why)
 }
 
 /// The counts that are not zero, with their words.

@@ -12,7 +12,7 @@ use super::connect::candidates;
 use super::operate::wait_for;
 use super::table::table;
 use super::*;
-use crate::system::ctl::{self, Answer, Outcome, Progress};
+use crate::system::ctl::{self, Answer, HeldBack, Outcome, Progress};
 
 #[test]
 fn errors_say_where_and_what_to_do() {
@@ -45,8 +45,15 @@ fn a_master_that_answers_is_shown_as_a_table() {
     let claim = Claim { verdict: Verdict::Spin, stage: Stage::Suspect };
     row.evidence.claim.store(claim.pack(), std::sync::atomic::Ordering::Relaxed);
     let status = Status::read(&rows);
-    let sentence = "1/1 ready".to_owned();
-    let answer = Answer { pid: 9, state: "serving".to_owned(), sentence, uptime_s: 3661.0, status };
+    let answer = Answer {
+        pid: 9,
+        state: "serving".to_owned(),
+        sentence: "1/1 ready".to_owned(),
+        uptime_s: 3661.0,
+        addresses: vec!["127.0.0.1:4444".to_owned()],
+        held_back: vec![HeldBack { slot: 1, share: 0.25, why: "slow_start".to_owned() }],
+        status,
+    };
     let master = std::thread::spawn(move || {
         let (stream, _) = listener.accept().expect("accept");
         let mut line = String::new();
@@ -63,6 +70,9 @@ fn a_master_that_answers_is_shown_as_a_table() {
     let text = table(&answer);
     assert!(text.starts_with("forkgate 0.1.0, pid 9, up 1h1m, serving: 1/1 ready\n"), "{text}");
     assert!(text.contains("serving") && text.contains("4711"), "{text}");
+    let listening =
+        "\nlistening on 127.0.0.1:4444; slot 1 gets 25 % of its share of new clients: slow_start\n";
+    assert!(text.contains(listening), "{text}");
     let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let lines: Vec<String> = text.lines().rev().take(2).map(squeezed).collect();
     assert!(lines[0].contains(" 77 3 in ") && lines[1].contains(" streams abandoned leaves "), "{text}");

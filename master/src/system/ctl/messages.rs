@@ -10,6 +10,8 @@ use forkgate_shared::settings::Change;
 use forkgate_shared::status::Status;
 use serde::{Deserialize, Serialize};
 
+use crate::supervisor::{Cause, SlotId, WHOLE};
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
@@ -21,12 +23,22 @@ pub enum Request {
         /// The slot.
         slot: u32,
     },
+    /// No new clients for a slot.
+    Pause {
+        /// The slot.
+        slot: u32,
+    },
+    /// They may come again.
+    Resume {
+        /// The slot.
+        slot: u32,
+    },
     /// Read the settings again and put them into force; answered when that has been done, or has failed.
     Reload,
 }
 
 /// What can be asked, for a client that asked for something else.
-pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"command":"reload"}"#;
+pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"command":"reload"}, {"command":"pause","slot":0}, {"command":"resume","slot":0}"#;
 
 /// What takes its time, so that a client waits for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +58,40 @@ pub struct Answer {
     pub sentence: String,
     /// Seconds since the master started.
     pub uptime_s: f64,
+    /// Where clients connect; `(not yet)` and `(retiring)` while a reload changes it.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Slots that get less than their share of new clients.
+    #[serde(default)]
+    pub held_back: Vec<HeldBack>,
     /// The table.
     #[serde(flatten)]
     pub status: Status,
+}
+
+/// A slot that gets less than its share of new clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldBack {
+    /// Which.
+    pub slot: u32,
+    /// The part of its share that it gets, 0 to 1.
+    pub share: f64,
+    /// `slow_start`, `streams`, `paused`, `suspect`, `no_worker` or `retiring`.
+    pub why: String,
+}
+
+impl HeldBack {
+    /// For people and programs.
+    pub fn new(slot: SlotId, parts: u32, why: Cause) -> HeldBack {
+        HeldBack { slot: slot.0, share: f64::from(parts) / f64::from(WHOLE), why: why.as_str().to_owned() }
+    }
+}
+
+/// What is answered to [`Request::Pause`] and [`Request::Resume`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// What is so now.
+    pub done: String,
 }
 
 /// What is answered to [`Request::Why`].
@@ -124,7 +167,9 @@ mod tests {
     #[test]
     fn what_a_client_is_told_can_be_asked() {
         let known = serde_json::from_str::<Vec<Request>>(&format!("[{KNOWN}]")).expect("requests");
-        assert_eq!(known, [Request::Status, Request::Why { slot: 0 }, Request::Reload]);
+        let of_slots = [Request::Pause { slot: 0 }, Request::Resume { slot: 0 }];
+        let others = [Request::Status, Request::Why { slot: 0 }, Request::Reload];
+        assert_eq!(known, [&others[..], &of_slots].concat());
         for other in
             [r#"{"command":"why"}"#, r#"{"command":"why","slot":-1}"#, r#"{"command":"why","slot":"0"}"#]
         {

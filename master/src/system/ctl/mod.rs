@@ -21,7 +21,8 @@ use nix::sys::stat::{Mode, umask};
 
 use client::Client;
 pub use messages::{
-    Answer, KNOWN, Operation, Outcome, Progress, Refusal, Request, Why, line, no_such_slot, refusal,
+    Answer, Done, HeldBack, KNOWN, Operation, Outcome, Progress, Refusal, Request, Why, line, no_such_slot,
+    refusal,
 };
 
 use crate::supervisor::Ns;

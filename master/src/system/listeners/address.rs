@@ -1,0 +1,239 @@
+//! One address on its way into force and out of it.
+//!
+//! ```text
+//!  ADDED ──commit──► IN FORCE ──removed──► RETIRING ──nobody waits──► gone
+//!    └──discard──► gone                        └──wanted again──► IN FORCE
+//! ```
+//!
+//! An added address is bound, which shows that it is free, and does not listen before its reload has succeeded: so a reload
+//! that fails takes it back without anybody having come. One that retires is made deaf and serves whoever had got in; when
+//! its queues are empty and a grace for handshakes under way has passed it is shut down, in every process that has a copy.
+//! A unix socket has no handshakes: shut down at once, it still gives up its queue to whoever accepts.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use forkgate_shared::settings::Bind;
+use socket2::SockRef;
+
+use super::bind::{self, UnixSocket};
+use super::group::{Group, Shares};
+use crate::supervisor::{MILLISECOND, Ns, SECOND, SlotId};
+use crate::system::steering;
+
+/// How often the queues of a retiring address are read.
+const POLL: Ns = 50 * MILLISECOND;
+/// For handshakes that began before: a lost SYN-ACK is sent again after a second. Whoever began one later, unheard, is told
+/// by then that nobody listens.
+const GRACE: Ns = SECOND + SECOND / 2;
+/// A worker that does not accept keeps a queue from running empty; the address goes all the same.
+const PATIENCE: Ns = 60 * SECOND;
+
+/// One address and its sockets.
+#[derive(Debug)]
+pub(super) struct Address {
+    pub(super) bind: Bind,
+    pub(super) state: State,
+    sockets: Sockets,
+}
+
+/// See the module.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Bound.
+    Added,
+    /// Listens.
+    InForce,
+    /// Deaf.
+    Retiring(Retiring),
+}
+
+/// How far a retiring address is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Retiring {
+    since: Ns,
+    /// The queues have been empty since.
+    empty_since: Option<Ns>,
+    pub(super) next_poll: Ns,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    /// One per slot.
+    Group(Group),
+    /// One for all workers.
+    Shared(OwnedFd),
+    /// The same, with a file.
+    Unix(UnixSocket),
+}
+
+impl Address {
+    /// An address for clients, bound: a TCP one for each of `slots`.
+    pub(super) fn for_clients(bind: &Bind, slots: impl Iterator<Item = SlotId>) -> io::Result<Address> {
+        let sockets = match bind {
+            Bind::Tcp(address) => Sockets::Group(Group::bind(*address, slots)?),
+            Bind::Unix(path) => Sockets::Unix(UnixSocket::bind(path)?),
+        };
+        Ok(Address { bind: bind.clone(), state: State::Added, sockets })
+    }
+
+    /// An address with one socket for all workers, bound.
+    pub(super) fn shared(address: SocketAddr) -> io::Result<Address> {
+        let socket = bind::tcp(address, false)?;
+        Ok(Address { bind: Bind::Tcp(address), state: State::Added, sockets: Sockets::Shared(socket.into()) })
+    }
+
+    /// Where it is bound, for people: not port 0.
+    pub(super) fn shown(&self) -> String {
+        match &self.sockets {
+            Sockets::Group(group) => group.address.to_string(),
+            Sockets::Shared(socket) => {
+                bind::address(socket).map_or_else(|_| self.bind.to_string(), |address| address.to_string())
+            }
+            Sockets::Unix(_) => self.bind.to_string(),
+        }
+    }
+
+    /// Comes into force, or gets another backlog.
+    pub(super) fn listen(&mut self, backlog: i32, shares: Option<&Shares>) -> io::Result<()> {
+        if matches!(self.state, State::Retiring(_)) {
+            self.tcp_sockets().try_for_each(steering::hear)?;
+        }
+        match &mut self.sockets {
+            Sockets::Group(group) => {
+                group.listen(backlog)?;
+                group.steer(shares)?;
+            }
+            Sockets::Shared(socket) | Sockets::Unix(UnixSocket { socket, .. }) => {
+                SockRef::from(&*socket).listen(backlog)?;
+            }
+        }
+        self.state = State::InForce;
+        Ok(())
+    }
+
+    /// Makes the socket of another slot; it listens when the others do.
+    pub(super) fn open_slot(&mut self, slot: SlotId, backlog: i32) -> io::Result<()> {
+        let listens = self.state == State::InForce;
+        match &mut self.sockets {
+            Sockets::Group(group) => {
+                group.add(slot)?;
+                if listens { group.listen(backlog) } else { Ok(()) }
+            }
+            Sockets::Shared(_) | Sockets::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Closes the last copy of a slot's socket.
+    pub(super) fn close_slot(&mut self, slot: SlotId, shares: Option<&Shares>) -> io::Result<()> {
+        match &mut self.sockets {
+            Sockets::Group(group) => group.close(slot, shares),
+            Sockets::Shared(_) | Sockets::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Lets the kernel choose among the slots.
+    pub(super) fn steer(&self, shares: Option<&Shares>) -> io::Result<()> {
+        match &self.sockets {
+            Sockets::Group(group) => group.steer(shares),
+            Sockets::Shared(_) | Sockets::Unix(_) => Ok(()),
+        }
+    }
+
+    /// The socket that the worker of a slot gets.
+    pub(super) fn socket(&self, slot: SlotId) -> Option<&OwnedFd> {
+        match &self.sockets {
+            Sockets::Group(group) => group.socket(slot),
+            Sockets::Shared(socket) | Sockets::Unix(UnixSocket { socket, .. }) => Some(socket),
+        }
+    }
+
+    /// The accept queue that is the slot's own; 0 where all share one.
+    pub(super) fn queue_length(&self, slot: SlotId) -> io::Result<u32> {
+        match &self.sockets {
+            Sockets::Group(group) => group.socket(slot).map_or(Ok(0), steering::queue_length),
+            Sockets::Shared(_) | Sockets::Unix(_) => Ok(0),
+        }
+    }
+
+    /// Begins to retire.
+    pub(super) fn retire(&mut self, now: Ns) {
+        for socket in self.tcp_sockets() {
+            if let Err(error) = steering::deafen(socket) {
+                tracing::warn!(address = %self.bind, %error, "clients that connect right now may be reset");
+            }
+        }
+        if let Sockets::Unix(socket) = &self.sockets {
+            socket.remove_file();
+            shut(&socket.socket);
+        }
+        self.state = State::Retiring(Retiring { since: now, empty_since: None, next_poll: now });
+    }
+
+    /// Looks at the queues when that is due; true when it is over, and the address shut down.
+    pub(super) fn continue_retiring(&mut self, now: Ns) -> bool {
+        if !matches!(&self.state, State::Retiring(retiring) if retiring.next_poll <= now) {
+            return false;
+        }
+        let waiting = self.tcp_sockets().map(|socket| steering::queue_length(socket).unwrap_or(0)).sum();
+        let State::Retiring(retiring) = &mut self.state else { return false };
+        let is_unix = matches!(self.sockets, Sockets::Unix(_));
+        if !is_unix && !retiring.is_over(waiting, now) {
+            return false;
+        }
+        if waiting > 0 {
+            tracing::warn!(address = %self.bind, waiting, "an address is given up although clients wait that no worker took");
+        }
+        self.tcp_sockets().for_each(shut);
+        true
+    }
+
+    fn tcp_sockets(&self) -> Box<dyn Iterator<Item = &OwnedFd> + '_> {
+        match &self.sockets {
+            Sockets::Group(group) => Box::new(group.sockets()),
+            Sockets::Shared(socket) => Box::new(std::iter::once(socket)),
+            Sockets::Unix(_) => Box::new(std::iter::empty()),
+        }
+    }
+}
+
+impl Retiring {
+    fn is_over(&mut self, waiting: u32, now: Ns) -> bool {
+        self.next_poll = now + POLL;
+        if waiting > 0 {
+            self.empty_since = None;
+            return now >= self.since + PATIENCE;
+        }
+        now >= *self.empty_since.get_or_insert(now) + GRACE
+    }
+}
+
+/// Ends a listener in every process that has a copy.
+fn shut(socket: &OwnedFd) {
+    // It fails only for what is shut already.
+    let _ = SockRef::from(socket).shutdown(Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_over_when_the_queues_stayed_empty_for_the_grace() {
+        let mut retiring = Retiring { since: 0, empty_since: None, next_poll: 0 };
+        assert!(!retiring.is_over(0, 0));
+        assert_eq!(retiring.next_poll, POLL);
+        assert!(!retiring.is_over(3, GRACE - 1), "somebody came late");
+        assert!(!retiring.is_over(0, GRACE));
+        assert!(!retiring.is_over(0, 2 * GRACE - 1));
+        assert!(retiring.is_over(0, 2 * GRACE));
+    }
+
+    #[test]
+    fn patience_with_a_queue_that_nobody_empties_has_an_end() {
+        let mut retiring = Retiring { since: 5, empty_since: None, next_poll: 5 };
+        assert!(!retiring.is_over(1, 5 + PATIENCE - 1));
+        assert!(retiring.is_over(1, 5 + PATIENCE));
+    }
+}

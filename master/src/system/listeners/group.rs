@@ -1,0 +1,189 @@
+//! The sockets of one TCP address, one per slot, and the kernel's order of them.
+//!
+//! The kernel numbers the members of a `SO_REUSEPORT` group in the order of `listen()`; when one is closed, **the last takes
+//! its index**. A steering program names indexes, so a model that is wrong sends clients to a socket that nobody serves.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use socket2::SockRef;
+
+use super::bind;
+use crate::supervisor::SlotId;
+use crate::system::steering;
+
+/// Which slots get new clients, and how many parts of them each. A slot that is not named gets none.
+pub type Shares = Vec<(SlotId, u32)>;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Where it is bound; never port 0 once there is a socket.
+    pub(super) address: SocketAddr,
+    sockets: BTreeMap<SlotId, OwnedFd>,
+    /// Slots whose socket listens, in the kernel's order.
+    order: Vec<SlotId>,
+}
+
+impl Group {
+    /// Binds a socket per slot; none listens.
+    pub(super) fn bind(address: SocketAddr, slots: impl Iterator<Item = SlotId>) -> io::Result<Group> {
+        let mut group = Group { address, sockets: BTreeMap::new(), order: Vec::new() };
+        for slot in slots {
+            group.add(slot)?;
+        }
+        Ok(group)
+    }
+
+    /// Binds the socket of another slot; nothing new when it is there.
+    pub(super) fn add(&mut self, slot: SlotId) -> io::Result<()> {
+        if !self.sockets.contains_key(&slot) {
+            let socket = OwnedFd::from(bind::tcp(self.address, true)?);
+            self.address = bind::address(&socket)?;
+            self.sockets.insert(slot, socket);
+        }
+        Ok(())
+    }
+
+    /// Lets every socket listen, in the order of slots; one that listens already gets the new backlog.
+    pub(super) fn listen(&mut self, backlog: i32) -> io::Result<()> {
+        for (slot, socket) in &self.sockets {
+            SockRef::from(socket).listen(backlog)?;
+            if !self.order.contains(slot) {
+                self.order.push(*slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// The slot's socket.
+    pub(super) fn socket(&self, slot: SlotId) -> Option<&OwnedFd> {
+        self.sockets.get(&slot)
+    }
+
+    /// All sockets.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.sockets.values()
+    }
+
+    /// Lets the kernel choose by these shares, or by hash among all.
+    pub(super) fn steer(&self, shares: Option<&Shares>) -> io::Result<()> {
+        let Some(member) = self.order.first().and_then(|slot| self.sockets.get(slot)) else { return Ok(()) };
+        match shares.map(|shares| self.indexes(shares)).filter(|indexes| !indexes.is_empty()) {
+            Some(indexes) => steering::steer(member, &indexes),
+            None => steering::unsteer(member),
+        }
+    }
+
+    /// Closes a slot's socket, which must be its last copy. The last member moves to its index in that moment, so the kernel
+    /// is first pointed at indexes that mean the same before and after; `shares` are in force again when it is done.
+    pub(super) fn close(&mut self, slot: SlotId, shares: Option<&Shares>) -> io::Result<()> {
+        let Some(index) = self.order.iter().position(|member| *member == slot) else {
+            self.sockets.remove(&slot);
+            return Ok(());
+        };
+        let last = self.order.len() as u32 - 1;
+        let all = || self.order.iter().map(|member| (*member, 1)).collect();
+        let stable: Vec<(u32, u32)> = self
+            .indexes(shares.unwrap_or(&all()))
+            .into_iter()
+            .filter(|(other, _)| *other != index as u32 && *other < last)
+            .collect();
+        let steered = match self.sockets.get(&slot) {
+            // With none, an index that is out of range after the closing makes the kernel hash over what is left.
+            Some(member) if !stable.is_empty() => steering::steer(member, &stable),
+            _ => Ok(()),
+        };
+        self.sockets.remove(&slot);
+        self.order.swap_remove(index);
+        steered.and_then(|()| self.steer(shares))
+    }
+
+    fn indexes(&self, shares: &Shares) -> Vec<(u32, u32)> {
+        let share = |member: &SlotId| shares.iter().find(|(slot, _)| slot == member).map(|(_, share)| *share);
+        (0u32..).zip(&self.order).filter_map(|(index, member)| Some((index, share(member)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const CONNECTIONS: u32 = 40;
+
+    struct Clients(Group, Vec<TcpStream>);
+
+    impl Clients {
+        fn of(text: &str, slots: u32) -> Clients {
+            let address = text.parse().expect("address");
+            let mut group = Group::bind(address, (0..slots).map(SlotId)).expect("bind");
+            group.listen(512).expect("listen");
+            Clients(group, Vec::new())
+        }
+
+        fn queues(&self) -> BTreeMap<SlotId, u32> {
+            let length = |socket| steering::queue_length(socket).expect("length");
+            self.0.sockets.iter().map(|(slot, socket)| (*slot, length(socket))).collect()
+        }
+
+        /// How many of so many new connections each slot gets.
+        fn arrive(&mut self) -> BTreeMap<SlotId, u32> {
+            let before = self.queues();
+            for _ in 0..CONNECTIONS {
+                self.1.push(TcpStream::connect(self.0.address).expect("connect"));
+            }
+            let deadline = Instant::now() + Duration::from_secs(10);
+            loop {
+                let new: BTreeMap<SlotId, u32> =
+                    self.queues().into_iter().map(|(slot, now)| (slot, now - before[&slot])).collect();
+                if new.values().sum::<u32>() == CONNECTIONS {
+                    return new;
+                }
+                assert!(Instant::now() < deadline, "{new:?} of {CONNECTIONS} arrived");
+            }
+        }
+    }
+
+    fn only(slot: u32) -> Shares {
+        vec![(SlotId(slot), 4)]
+    }
+
+    #[test]
+    fn slots_keep_their_clients_when_others_close_and_open() {
+        for text in ["127.0.0.1:0", "[::1]:0"] {
+            let mut clients = Clients::of(text, 4);
+            clients.0.close(SlotId(1), Some(&only(3))).expect("close");
+            assert_eq!(clients.0.order, [0, 3, 2].map(SlotId), "the last took its index");
+            assert_eq!(clients.arrive()[&SlotId(3)], CONNECTIONS, "still slot 3, at another index");
+            clients.0.steer(Some(&only(2))).expect("steer");
+            assert_eq!(clients.arrive()[&SlotId(2)], CONNECTIONS);
+            clients.0.add(SlotId(1)).expect("a socket");
+            clients.0.listen(512).expect("listen");
+            clients.0.steer(Some(&only(1))).expect("steer");
+            assert_eq!(clients.arrive()[&SlotId(1)], CONNECTIONS);
+            clients.0.close(SlotId(0), None).expect("close");
+            clients.0.steer(None).expect("unsteer");
+            assert!(clients.arrive().values().filter(|new| **new > 0).count() > 1, "chosen by hash again");
+        }
+    }
+
+    #[test]
+    fn the_last_but_one_can_be_closed() {
+        let mut clients = Clients::of("127.0.0.1:0", 2);
+        clients.0.close(SlotId(0), Some(&only(1))).expect("close");
+        assert_eq!(clients.arrive()[&SlotId(1)], CONNECTIONS);
+    }
+
+    #[test]
+    fn a_socket_that_is_bound_and_does_not_listen_refuses() {
+        let group =
+            Group::bind("127.0.0.1:0".parse().expect("address"), [SlotId(0)].into_iter()).expect("bind");
+        assert!(TcpStream::connect(group.address).is_err());
+        group.steer(Some(&only(0))).expect("nobody to steer");
+    }
+}

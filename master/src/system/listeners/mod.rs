@@ -1,0 +1,161 @@
+//! The sockets that clients and operators connect to.
+//!
+//! The master makes them, hands them to workers and never reads from them. Of a TCP address for clients there is one per
+//! slot, in one `SO_REUSEPORT` group; it stays open as long as the slot exists, for what waits in its accept queue would be
+//! reset with it. A unix socket and the admin port have one that all workers share.
+//!
+//! A reload may change the addresses. It **proposes** the new ones, which are bound then or refused; workers that start from
+//! then on get the sockets of all addresses, old and new; **commit** puts the new ones into force and retires what is not
+//! wanted any more (see [`address`]), **discard** takes the new ones back.
+
+mod address;
+mod bind;
+mod group;
+mod reload;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use forkgate_shared::settings::{Bind, Binds};
+
+use crate::supervisor::SlotId;
+use address::{Address, State};
+pub use bind::ListenError;
+use bind::{ADDRESS_PATIENCE, patiently};
+pub use group::Shares;
+
+/// The setting of the addresses for clients.
+const BIND: &str = "GATEWAY_BIND";
+/// The setting of the admin port.
+const ADMIN_BIND: &str = "GATEWAY_ADMIN_BIND";
+
+/// What listeners are to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// `GATEWAY_BIND`.
+    pub bind: Binds,
+    /// `GATEWAY_ADMIN_BIND`.
+    pub admin_bind: SocketAddr,
+    /// `GATEWAY_BACKLOG`.
+    pub backlog: i32,
+}
+
+/// What a worker gets.
+#[derive(Debug, Default)]
+pub struct Inherited<'a> {
+    /// For clients.
+    pub clients: Vec<&'a OwnedFd>,
+    /// Of the admin port.
+    pub admin: Vec<&'a OwnedFd>,
+}
+
+/// All listeners of a master.
+#[derive(Debug)]
+pub struct Listeners {
+    backlog: i32,
+    clients: Vec<Address>,
+    admin: Vec<Address>,
+    slots: BTreeSet<SlotId>,
+    /// What the kernel is told to choose by; none = all.
+    shares: Option<Shares>,
+    proposal: Option<Wanted>,
+}
+
+impl Listeners {
+    /// Makes sure that nobody else has the addresses, then listens for `slots` slots and on the admin port. Waits some
+    /// seconds for an address that is in use.
+    pub fn open(wanted: &Wanted, slots: u32) -> Result<Listeners, ListenError> {
+        let slots: BTreeSet<SlotId> = (0..slots).map(SlotId).collect();
+        let deadline = Instant::now() + ADDRESS_PATIENCE;
+        let mut clients = Vec::new();
+        for entry in wanted.bind.iter() {
+            let made = patiently(entry, deadline, || {
+                probe(entry)?;
+                Address::for_clients(entry, slots.iter().copied())
+            });
+            clients.push(made.map_err(|error| ListenError::of(BIND, entry, error))?);
+        }
+        let entry = Bind::Tcp(wanted.admin_bind);
+        let failed = |error| ListenError::of(ADMIN_BIND, &entry, error);
+        let admin = vec![patiently(&entry, deadline, || Address::shared(wanted.admin_bind)).map_err(failed)?];
+        let backlog = wanted.backlog;
+        let mut listeners = Listeners { backlog, clients, admin, slots, shares: None, proposal: None };
+        for (name, addresses) in [(BIND, &mut listeners.clients), (ADMIN_BIND, &mut listeners.admin)] {
+            for address in addresses {
+                address.listen(backlog, None).map_err(|error| ListenError::of(name, &address.bind, error))?;
+            }
+        }
+        Ok(listeners)
+    }
+
+    /// Adds a slot's sockets; nothing new when they are there.
+    pub fn open_slot(&mut self, slot: SlotId) -> io::Result<()> {
+        let opened = self.clients.iter_mut().try_for_each(|address| address.open_slot(slot, self.backlog));
+        if opened.is_ok() {
+            self.slots.insert(slot);
+        } else {
+            self.close_slot(slot);
+        }
+        opened
+    }
+
+    /// Closes the last copies of a slot's sockets.
+    pub fn close_slot(&mut self, slot: SlotId) {
+        self.slots.remove(&slot);
+        for address in &mut self.clients {
+            warn_steering(address.close_slot(slot, self.shares.as_ref()));
+        }
+    }
+
+    /// Closes the master's copies of everything for clients: those of workers live on. Files of unix sockets go.
+    pub fn close_all(&mut self) {
+        self.proposal = None;
+        self.slots.clear();
+        self.clients.clear();
+    }
+
+    /// What the worker of a slot gets. None when there is no such slot.
+    pub fn inherited(&self, slot: SlotId) -> Option<Inherited<'_>> {
+        self.slots.contains(&slot).then(|| Inherited {
+            clients: self.clients.iter().filter_map(|address| address.socket(slot)).collect(),
+            admin: self.admin.iter().filter_map(|address| address.socket(slot)).collect(),
+        })
+    }
+
+    /// Lets the kernel choose among the slots by these shares, or by hash among all.
+    pub fn steer(&mut self, shares: Option<Shares>) {
+        self.shares = shares;
+        for address in &self.clients {
+            warn_steering(address.steer(self.shares.as_ref()));
+        }
+    }
+
+    /// Connections that wait for the worker of a slot.
+    pub fn queue_length(&self, slot: SlotId) -> io::Result<u32> {
+        self.clients.iter().map(|address| address.queue_length(slot)).sum()
+    }
+
+    /// Where clients connect, for people.
+    pub fn shown(&self) -> Vec<String> {
+        let shown = |address: &Address| match address.state {
+            State::Added => format!("{} (not yet)", address.shown()),
+            State::InForce => address.shown(),
+            State::Retiring(_) => format!("{} (retiring)", address.shown()),
+        };
+        self.clients.iter().map(shown).collect()
+    }
+}
+
+/// A second master of the same user would silently join a group; without `SO_REUSEPORT` it shows.
+fn probe(entry: &Bind) -> io::Result<()> {
+    entry.tcp().map_or(Ok(()), |address| bind::tcp(address, false).map(drop))
+}
+
+fn warn_steering(result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "the kernel cannot be told which workers to choose");
+    }
+}
