@@ -45,7 +45,7 @@ const ORDER_LIMIT: Duration = Duration::from_secs(3);
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 /// Deaths of any cause within this time before somebody is killed again: more would be a crash loop, which is not meant.
 const CALM_SPAN: Duration = Duration::from_secs(60);
-const DEATHS_PER_SPAN: usize = 3;
+const DEATHS_PER_SPAN: usize = 5;
 /// How much private memory may differ in the end: pages that an allocator happens to keep.
 const MEMORY_SLACK: u64 = 1 << 20;
 /// How long things may take to come to rest: slots that go, one at a time.
@@ -122,7 +122,7 @@ fn random_schedule() -> Verdict {
     let before = Traces::of(&gateway);
     let status = gateway.wait_settled();
     let mut run = Run {
-        invariants: Invariants::of(gateway.pid(), gateway.address.port(), &status),
+        invariants: Invariants::of(gateway.pid(), gateway.address.port(), gateway.log(), &status),
         witness: Witness::of(gateway.address.port()),
         gateway,
         seen: status,
@@ -416,8 +416,10 @@ impl Run {
         assert!(took < GRACEFUL + END_SLACK, "the end took {took:.1?}");
         let left: Vec<u32> = family.into_iter().filter(|&pid| process::alive(pid)).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
+        // Cut, or answered that there was no time left.
         for connection in &mut held {
-            assert!(matches!(connection.head(), Err(Failure::Closed | Failure::Reset)), "cut at the timeout");
+            let heard = connection.head();
+            assert!(matches!(heard, Ok(_) | Err(Failure::Closed | Failure::Reset)), "{heard:?}");
         }
     }
 }

@@ -18,7 +18,7 @@ pub const TESTS: &[Test] = &[
 const CHECKS: usize = 20;
 
 fn load(gateway: &Gateway) -> Load {
-    Load::start(Plan::mixed(gateway.address, gateway.federated(), "fast__echo"))
+    Load::start(Plan::light(gateway.address, gateway.federated(), "fast__echo"))
 }
 
 fn refused() -> Verdict {
@@ -49,7 +49,7 @@ fn refused() -> Verdict {
         for word in words {
             assert!(said.contains(&word), "it does not name {word}: {said}");
         }
-        load.wait_for(50);
+        load.wait_for(6);
     }
     load.stop().assert_nothing_lost();
     assert_eq!(process::children(first.pid()), before);
@@ -72,7 +72,7 @@ fn check() -> Verdict {
         assert!(output.status.success(), "check: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(process::listening(port), listening, "nobody joins, nobody leaves");
     }
-    load.wait_for(50);
+    load.wait_for(6);
     load.stop().assert_nothing_lost();
     assert_eq!(process::children(gateway.pid()), before);
     gateway.reload();

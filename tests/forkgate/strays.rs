@@ -52,7 +52,7 @@ fn process_1() -> Verdict {
     skip::process_namespace()?;
     let gateway = Setup::new().as_init(&[]).start();
     let _upstream = gateway.with_fast_upstream();
-    let load = Load::start(Plan::mixed(gateway.address, gateway.federated(), "fast__echo"));
+    let load = Load::start(Plan::light(gateway.address, gateway.federated(), "fast__echo"));
     let before = process::children(gateway.pid());
     let master = gateway.pid().to_string();
     for _ in 0..LEFT {
@@ -63,7 +63,7 @@ fn process_1() -> Verdict {
     wait_alone(&gateway, before.len());
     gateway.reload();
     wait_alone(&gateway, before.len());
-    load.wait_for(50);
+    load.wait_for(6);
     load.stop().assert_nothing_lost();
     assert_eq!(gateway.wait_settled().crashes, 0);
     gateway.drain();

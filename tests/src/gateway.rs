@@ -223,6 +223,11 @@ impl Gateway {
         self.master
     }
 
+    /// The file that it logs to.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// What it has logged so far.
     pub fn log_text(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()

@@ -5,13 +5,16 @@
 //! |---|---|---|
 //! | I1 | a slot's socket goes only when a slot was asked to go, and the master has every one of them | `sock_diag`, `/proc/PID/fd` |
 //! | I2, I5 | a slot that served goes on serving, unless its worker was harmed or the slot was asked to go | `ctl status` |
-//! | I3 | at most one worker that nobody harmed is being replaced | `ctl status` |
+//! | I3 | at most one worker that nobody harmed is being replaced | `ctl status`; the log, for a boot is shorter than a look |
 //! | I4 | nobody waits to be reaped, and every child is known to the master | `/proc`, `ctl status` |
 //! | I6 | nobody is killed, and nobody dies, but for what was done to him | the counters of `ctl status` |
 //!
 //! Besides: totals never go backwards.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::process;
@@ -35,6 +38,7 @@ pub struct Invariants {
     /// Slots that were asked to go, and sockets that went.
     may_go: u64,
     gone: u64,
+    retired: u64,
     /// Slots that served when last seen.
     served: BTreeSet<u32>,
     /// Slots whose worker was harmed, with that worker, until it is gone or well and the slot serves.
@@ -46,13 +50,14 @@ pub struct Invariants {
     /// Since when something looks odd, by what it is.
     odd: BTreeMap<String, Instant>,
     last: Option<Status>,
+    log: Log,
     /// Looks so far.
     pub looks: u64,
 }
 
 impl Invariants {
     /// Of a gateway at rest.
-    pub fn of(master: u32, port: u16, status: &Status) -> Invariants {
+    pub fn of(master: u32, port: u16, log: &Path, status: &Status) -> Invariants {
         let listening = process::listening(port);
         assert_eq!(listening.len() as u64, status.target, "a socket per slot");
         Invariants {
@@ -61,6 +66,7 @@ impl Invariants {
             listening,
             may_go: 0,
             gone: 0,
+            retired: 0,
             served: BTreeSet::new(),
             wounds: BTreeMap::new(),
             may_die: 0,
@@ -68,6 +74,7 @@ impl Invariants {
             harmed: 0,
             odd: BTreeMap::new(),
             last: None,
+            log: Log::of(log),
             looks: 0,
         }
     }
@@ -132,11 +139,13 @@ impl Invariants {
     fn slots(&mut self, status: &Status) {
         let serving: BTreeSet<u32> = status.serving().map(|worker| worker.slot).collect();
         self.wounds.retain(|slot, pid| process::alive(*pid) || !serving.contains(slot));
-        for slot in self.served.difference(&serving) {
-            let retired = serving.len() as u64 >= status.target;
-            let harmed = self.wounds.contains_key(slot);
+        for slot in self.served.difference(&serving).filter(|slot| !self.wounds.contains_key(slot)) {
+            // The last slot goes first.
+            let is_last = serving.iter().all(|other| other < slot);
+            self.retired += u64::from(is_last);
+            let may_retire = is_last && self.retired <= self.may_go;
             assert!(
-                retired || harmed,
+                may_retire,
                 "slot {slot} served, nobody harmed its worker, it serves no more: {status:#?}"
             );
         }
@@ -145,7 +154,8 @@ impl Invariants {
 
     /// I3. Who is suspected gets a standby at once: that is no voluntary replacement.
     #[track_caller]
-    fn one_at_a_time(&self, status: &Status) {
+    fn one_at_a_time(&mut self, status: &Status) {
+        self.log.read();
         let mut states: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
         for worker in &status.workers {
             let states = states.entry(worker.slot).or_default();
@@ -218,5 +228,73 @@ impl Invariants {
         }
         let since = *self.odd.entry(what.clone()).or_insert_with(Instant::now);
         assert!(since.elapsed() < limit, "for {:.1} s: {what}", since.elapsed().as_secs_f64());
+    }
+}
+
+/// What the master says of voluntary replacements, as it says it.
+struct Log {
+    lines: BufReader<File>,
+    /// What was written of the last line so far.
+    rest: String,
+    /// The slot that is being recycled.
+    recycling: Option<String>,
+}
+
+impl Log {
+    fn of(path: &Path) -> Log {
+        let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Log { lines: BufReader::new(file), rest: String::new(), recycling: None }
+    }
+
+    /// Reads what was written since the last look.
+    #[track_caller]
+    fn read(&mut self) {
+        while self.lines.read_line(&mut self.rest).expect("the log is text") > 0 && self.rest.ends_with('\n')
+        {
+            let line = std::mem::take(&mut self.rest);
+            self.hear(&line);
+        }
+    }
+
+    /// A replacement is over when the new worker is ready, or when anything went wrong with a worker of the slot.
+    #[track_caller]
+    fn hear(&mut self, line: &str) {
+        if let Some((_, rest)) = line.split_once(" recycling slot ") {
+            let slot = rest.split(' ').next().unwrap_or_default().to_owned();
+            if let Some(other) = self.recycling.replace(slot) {
+                panic!("slot {other} is still being recycled when another begins: {line}");
+            }
+        } else if let Some(slot) = &self.recycling {
+            let of_slot =
+                line.contains(&format!(" worker {slot} ")) || line.contains(&format!(" slot={slot}\n"));
+            if of_slot && [" ready in ", " WARN ", " ERROR "].iter().any(|word| line.contains(word)) {
+                self.recycling = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hear(lines: &[&str]) {
+        let mut log = Log::of(Path::new("/dev/null"));
+        lines.iter().for_each(|line| log.hear(line));
+    }
+
+    const BEGINS: &str = "t INFO  master[1]: recycling slot 0 reason=reload slot=0\n";
+    const OTHER: &str = "t INFO  master[1]: recycling slot 1 reason=age slot=1\n";
+
+    #[test]
+    fn one_replacement_after_the_other() {
+        hear(&[BEGINS, "t INFO  master[1]: worker 0 ready in 3 ms pid=7 slot=0\n", OTHER]);
+        hear(&[BEGINS, "t WARN  master[1]: worker 0 ended: signal 9 pid=7\n", OTHER]);
+    }
+
+    #[test]
+    #[should_panic(expected = "slot 0 is still being recycled")]
+    fn two_replacements_at_once_are_seen() {
+        hear(&[BEGINS, "t INFO  worker 0[9]: leaving open=0 order=Drain\n", OTHER]);
     }
 }
