@@ -134,12 +134,14 @@ fn off() -> Verdict {
     Ok(())
 }
 
-/// One worker, four connections: one that has said nothing, one that is idle, one within a request's head, and one whose
+/// One worker, four connections of clients and one of an operator: one that has said nothing, one that is idle, one within a request's head, and one whose
 /// next request came behind the one that was being answered when its worker was told to leave.
 fn half_sent() -> Verdict {
     let gateway = Setup::new().workers(1).set("GATEWAY_KEEPALIVE_GRACE", LONG_GRACE).start();
     let mut clients = idle(&gateway, 3);
     let mut silent = open(&gateway);
+    let mut operator = Connection::open(gateway.admin, EXCHANGE_LIMIT).expect("a connection");
+    assert_eq!(operator.exchange(&version()).expect("an answer").status(), 200);
     let text = format!("GET /version HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.address);
     let (begin, rest) = text.split_at(21);
     clients[1].send_bytes(begin.as_bytes()).expect("sent");
@@ -155,7 +157,7 @@ fn half_sent() -> Verdict {
         assert_eq!((head.status, head.announces_close()), (200, false));
         client.body(&head).expect("a body");
     }
-    for client in clients.iter_mut().chain([&mut silent]) {
+    for client in clients.iter_mut().chain([&mut silent, &mut operator]) {
         assert_eq!(client.exchange(&version()).expect("an answer").status(), 200);
     }
     gateway.stop();

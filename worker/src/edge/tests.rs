@@ -276,6 +276,31 @@ async fn while_draining_every_answer_announces_the_close() {
 }
 
 #[tokio::test]
+async fn a_request_whose_body_is_still_on_its_way_is_answered_at_the_end() {
+    LocalSet::new()
+        .run_until(async {
+            let world = world(Port::Main, |_| {}).await;
+            let mut client = world.connect().await;
+            let head = format!(
+                "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 9\r\n\r\n{{",
+                world.token(false)
+            );
+            client.write_all(head.as_bytes()).await.expect("write");
+            while world.gateway.row().in_flight.load(Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+            world.gateway.lifecycle.drain(None);
+            world.gateway.lifecycle.say_last_words();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.expect("a clean end");
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("connection: close"), "{answer}");
+            assert!(answer.contains("-32603") && answer.contains("GATEWAY_GRACEFUL_TIMEOUT"), "{answer}");
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_refused_request_does_not_cost_the_connection_unless_it_says_so() {
     LocalSet::new()
         .run_until(async {
