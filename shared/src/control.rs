@@ -17,8 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::verdict::Verdict;
 
-/// Version of these messages; a child says it in [`FromChild::Hello`] and the master refuses another one.
+/// Version of these messages; a child says it in [`FromChild::Hello`] and the master refuses one that it does not speak.
 pub const VERSION: u32 = 2;
+
+/// The oldest version that this one still speaks. After an upgrade the master talks for a while to children of the program
+/// before, so a message that changes its meaning or goes away needs two releases: one that knows both, then the other.
+pub const OLDEST: u32 = 2;
 
 /// Largest message, in bytes. An error text is cut to fit.
 pub const MAX_MESSAGE: usize = 16 * 1024;
@@ -43,11 +47,13 @@ pub enum RecycleReason {
     Degenerate,
     /// A task that a worker cannot do without has ended.
     EssentialTask,
+    /// The master runs another program.
+    Upgrade,
 }
 
 impl RecycleReason {
     /// All, in the order of [`RecycleReason::index`].
-    pub const ALL: [RecycleReason; 8] = [
+    pub const ALL: [RecycleReason; 9] = [
         RecycleReason::MaxRequests,
         RecycleReason::Memory,
         RecycleReason::Age,
@@ -56,6 +62,7 @@ impl RecycleReason {
         RecycleReason::Suspect,
         RecycleReason::Degenerate,
         RecycleReason::EssentialTask,
+        RecycleReason::Upgrade,
     ];
 
     /// Index into [`RecycleReason::ALL`] and [`crate::rows::Base::recycles`].
@@ -80,6 +87,7 @@ impl RecycleReason {
             RecycleReason::Suspect => "suspect",
             RecycleReason::Degenerate => "degenerate",
             RecycleReason::EssentialTask => "essential_task",
+            RecycleReason::Upgrade => "upgrade",
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::settings::MAX_BINDS;
 pub const CONTROL: RawFd = 3;
 /// Shared rows (sealed memfd), see [`crate::rows`].
 pub const ROWS: RawFd = 4;
+/// What the master's state is written in, for a program that is asked whether it could take over: in the place of the rows.
+pub const STATE: RawFd = ROWS;
 /// The effective settings (sealed memfd holding JSON), see [`crate::settings::Settings::to_memfd`].
 pub const SETTINGS: RawFd = 5;
 /// The session table (file in the state directory, mapped shared), see [`crate::sessions`].

@@ -20,7 +20,8 @@ use crate::sealed::KeyRing;
 /// Sessions that can live at once. 65 536 cells are 1 MiB.
 pub const CAPACITY: usize = 65_536;
 const MAGIC: u64 = u64::from_be_bytes(*b"fgsess\0\0");
-const VERSION: u64 = 1;
+/// Version of this layout; part of the header.
+pub const VERSION: u64 = 1;
 /// The header takes the room of one page, so that cells are aligned and a later version has room.
 const HEADER_BYTES: usize = 4096;
 const FILE_BYTES: usize = HEADER_BYTES + CAPACITY * size_of::<Cell>();

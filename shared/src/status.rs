@@ -13,6 +13,8 @@ use crate::rows::{KillReason, Row, RowState, Rows, monotonic_ns};
 pub struct Status {
     /// Version of the binary that answers.
     pub version: String,
+    /// How often the master became another binary since it was started.
+    pub upgrades: u64,
     /// Workers that the master means to have.
     pub target: u64,
     /// Workers that accept connections.
@@ -30,7 +32,7 @@ pub struct Status {
     /// Connections that moved from a worker that left to the next one, likewise.
     pub handed_over: u64,
     /// Voluntary replacements by reason: `max_requests`, `memory`, `age`, `reload`, `operator`, `suspect`, `degenerate`,
-    /// `essential_task`.
+    /// `essential_task`, `upgrade`.
     pub recycles: BTreeMap<String, u64>,
     /// There is a crash loop: one empty slot at a time is tried.
     pub degraded: bool,
@@ -105,6 +107,7 @@ impl Status {
         workers.sort_by_key(|worker| (worker.slot, worker.generation));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            upgrades: base.upgrades.load(Relaxed),
             target: base.target.load(Relaxed),
             ready: workers.iter().filter(|worker| worker.state == "serving").count() as u64,
             row_capacity: rows.capacity(),

@@ -36,6 +36,7 @@ mod steering;
 mod storm;
 mod strays;
 mod systemd;
+mod upgrade;
 mod watchdog;
 mod watchdog_clocks;
 mod watchdog_modes;
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
         reload_ctl::TESTS,
         binds::TESTS,
         steering::TESTS,
+        upgrade::TESTS,
         lossless::TESTS,
         crash::TESTS,
         schedule::TESTS,

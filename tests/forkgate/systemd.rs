@@ -150,6 +150,7 @@ fn mission() -> Verdict {
         let status = installed.status();
         status.is_settled() && status.workers.iter().all(|worker| worker.request_limit == 0)
     });
+    upgrades(&installed);
     let report = load.stop();
     note!("{} recycles after `systemctl reload`; {report}", after.recycles.max_requests);
     report.assert_nothing_lost();
@@ -175,6 +176,23 @@ fn active_only_when_ready(installed: &Installed) {
     let answer = installed.exchange(&Request::new("GET", "/ready")).expect("an active unit answers");
     assert_eq!(answer.status(), 200, "{}", answer.text());
     assert_eq!(installed.status().ready, 2, "active means: the workers are ready");
+}
+
+/// A package puts another file in the place of the running program; the unit stays what it is.
+fn upgrades(installed: &Installed) {
+    let executable = &installed.unit.executable;
+    let main = installed.systemd.property(UNIT, "MainPID");
+    installed.systemd.copy(&paths::forkgate(), &format!("{executable}.new"));
+    installed.systemd.must(&["mv", &format!("{executable}.new"), executable]);
+    installed.systemd.must(&["systemctl", "kill", "-s", "USR2", "--kill-whom=main", UNIT]);
+    let status = wait::until("the upgrade to be done", START_LIMIT * 2, || {
+        Some(installed.status()).filter(|status| status.recycles.upgrade >= 2 && status.state == "serving")
+    });
+    assert_eq!((status.upgrades, status.crashes), (1, 0), "{status:?}");
+    assert_eq!(installed.systemd.property(UNIT, "MainPID"), main);
+    assert_eq!(installed.systemd.property(UNIT, "ActiveState"), "active");
+    let link = installed.systemd.must(&["readlink", &format!("/proc/{main}/exe")]);
+    assert_eq!(link.trim(), executable, "the new file, not the one that was removed");
 }
 
 fn stops_cleanly(installed: &Installed) {

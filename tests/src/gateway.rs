@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,6 +38,8 @@ pub struct Setup {
     settings: BTreeMap<String, String>,
     directory: PathBuf,
     binary: PathBuf,
+    /// What `serve` is started from, when that is not the binary under test itself.
+    installed: Option<PathBuf>,
     wrapper: Vec<String>,
     is_init: bool,
 }
@@ -53,8 +56,9 @@ impl Setup {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let directory = paths::of_test(&runner::current_test()).join(format!("gateway-{number}"));
         std::fs::create_dir_all(&directory).expect("the test's directory is writable");
-        let (settings, binary, wrapper) = (BTreeMap::new(), paths::forkgate(), Vec::new());
-        let setup = Setup { settings, directory, binary, wrapper, is_init: false };
+        let (settings, binary, installed) = (BTreeMap::new(), paths::forkgate(), None);
+        let (wrapper, is_init) = (Vec::new(), false);
+        let setup = Setup { settings, directory, binary, installed, wrapper, is_init };
         let state = paths::short(number).join("state").display().to_string();
         setup
             .set("GATEWAY_BIND", format!("127.0.0.1:{}", free_port()))
@@ -76,6 +80,18 @@ impl Setup {
             binary.display()
         );
         Setup { binary, ..Setup::new() }.set("GATEWAY_FAULTS", "1")
+    }
+
+    /// The same, started from a copy of the binary that [`Gateway::install`] may replace.
+    pub fn installed(self) -> Setup {
+        let installed = self.directory.join("forkgate");
+        std::fs::copy(&self.binary, &installed).expect("the test's directory is writable");
+        Setup { installed: Some(installed), ..self }
+    }
+
+    /// The binary that `serve` is started from.
+    pub fn installed_binary(&self) -> &Path {
+        self.installed.as_ref().unwrap_or(&self.binary)
     }
 
     /// Starts the gateway through this program, which must become it.
@@ -161,7 +177,7 @@ impl Setup {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.join(format!("serve-{number}.log"));
         let output = File::create(&log).expect("the test's directory is writable");
-        let mut words = self.wrapper.iter().map(AsRef::as_ref).chain([self.binary.as_os_str()]);
+        let mut words = self.wrapper.iter().map(AsRef::as_ref).chain([self.installed_binary().as_os_str()]);
         let mut command = Command::new(words.next().expect("the binary at least"));
         command.args(words);
         let mut command = self.bare(command);
@@ -276,6 +292,14 @@ impl Gateway {
     /// Signals the master.
     pub fn signal(&self, signal: Signal) {
         assert!(process::signal(self.pid(), signal), "the master is gone:\n{}", read_tail(&self.log));
+    }
+
+    /// Puts another file in the place of the one that [`Setup::installed`] made, as packages do, by renaming it.
+    pub fn install(&self, bytes: &[u8], mode: u32) {
+        let draft = self.setup.directory.join("forkgate.new");
+        std::fs::write(&draft, bytes).expect("the test's directory is writable");
+        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(mode)).expect("chmod");
+        std::fs::rename(draft, self.setup.installed_binary()).expect("rename");
     }
 
     /// Rewrites the env file with these changes and sends HUP; does not wait.

@@ -8,6 +8,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "the names are the product's")]
 pub struct Status {
+    pub pid: u32,
+    pub upgrades: u64,
     pub target: u64,
     pub ready: u64,
     pub row_capacity: usize,
@@ -51,6 +53,7 @@ pub struct Recycles {
     pub operator: u64,
     pub suspect: u64,
     pub essential_task: u64,
+    pub upgrade: u64,
 }
 
 /// One worker.

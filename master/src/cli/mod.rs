@@ -16,6 +16,7 @@ mod report;
 mod serve;
 mod settings_args;
 mod token;
+mod upgrade;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,6 +57,7 @@ Steer it (signals to the master):
   HUP    re-read --env-file and --config, replace the workers one by one, lose nothing
   TTIN   one worker more
   TTOU   one worker less
+  USR2   become the program that is installed now, replace the workers one by one, lose nothing
   TERM   finish what was begun, then leave
   INT    leave now
 
@@ -117,6 +119,8 @@ enum Command {
     },
     #[command(hide = true)]
     Migrate,
+    #[command(hide = true)]
+    UpgradeCheck,
     #[command(hide = true)]
     DemoCompanion {
         #[arg(long)]
@@ -298,6 +302,9 @@ enum DocsCommand {
 
 /// Does what the command line asks for.
 pub fn run() -> ExitCode {
+    if let Some(code) = upgrade::resume() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -330,6 +337,7 @@ pub fn run() -> ExitCode {
         }
         Command::Worker { slot, row, generation } => forkgate_worker::run_worker(slot, row, generation),
         Command::Migrate => forkgate_worker::run_migrate(),
+        Command::UpgradeCheck => upgrade::check(),
         Command::DemoCompanion { json, master } => forkgate_worker::run_demo_companion(json, master),
         Command::Docs(DocsCommand::Settings) => output::print(&docs::render()),
     }
@@ -379,7 +387,7 @@ mod tests {
         for shown in ["serve", "demo", "check", "token", "ctl", "report"] {
             assert!(help.contains(&format!("\n  {shown} ")), "{shown}: {help}");
         }
-        for hidden in ["migrate", "demo-companion", "--slot"] {
+        for hidden in ["upgrade-check", "migrate", "demo-companion", "--slot"] {
             assert!(!help.contains(hidden), "{hidden}: {help}");
         }
     }

@@ -9,7 +9,7 @@ use crate::system::{self, DemoOptions, ServeOptions};
 
 /// Why a binary for tests does not start as if it were a real one.
 #[cfg(feature = "faults")]
-const FAULTS_NOT_ALLOWED: &str = "this binary was built with the feature `faults`: anybody who reaches its ports can tell \
+pub const FAULTS_NOT_ALLOWED: &str = "this binary was built with the feature `faults`: anybody who reaches its ports can tell \
 it to harm itself (POST /_fault/NAME); it is for tests only, and starts with GATEWAY_FAULTS=1 in its environment or in its \
 --env-file; for anything else use a binary without that feature";
 
@@ -33,5 +33,6 @@ pub fn start(sources: Sources, demo: Option<DemoOptions>) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    system::run(ServeOptions { sources, loaded, demo })
+    let catalog_layout = forkgate_worker::catalog::snapshot::VERSION;
+    system::run(ServeOptions { sources, loaded, demo, catalog_layout })
 }

@@ -1,5 +1,7 @@
 //! How long to wait before the next try: grows with each failure, is spread by chance, ends with success.
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{MILLISECOND, Ns, SECOND};
 
 /// Wait after the first failure: long enough not to burn a CPU, short enough that one crash is not felt.
@@ -10,7 +12,7 @@ const LONGEST: Ns = 30 * SECOND;
 pub const HEALTHY_AFTER: Ns = 60 * SECOND;
 
 /// Failures in a row, and when the next try is due.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     failures: u32,
     not_before: Ns,
@@ -38,7 +40,7 @@ impl Backoff {
 }
 
 /// Chance from a seed (splitmix64): the same seed gives the same schedule.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Dice(u64);
 
 impl Dice {

@@ -32,8 +32,9 @@ impl Supervisor {
             Role::Companion => Phase::Running { since: now },
             Role::Migrate | Role::Worker { .. } => Phase::Spawning { deadline: now + timeout },
         };
-        self.children
-            .insert(id, Child { role, phase, version, spawned: now, holds_listener: true, suspicion: None });
+        let (binary, spawned) = (self.binary, now);
+        let (holds_listener, suspicion) = (true, None);
+        self.children.insert(id, Child { role, phase, version, binary, spawned, holds_listener, suspicion });
         self.out.push(Action::Spawn(id, role, version));
         id
     }
@@ -186,6 +187,9 @@ impl Supervisor {
 
     fn migrate_gone(&mut self, id: ChildId, child: &Child, clean: bool, now: Ns) {
         let done = clean && child.leaves();
+        if self.upgrade_migrated(id, done, now) {
+            return;
+        }
         match std::mem::replace(&mut self.reload, Reload::Idle) {
             Reload::Migrating { child, plan, version } if child == id => {
                 if done {
@@ -215,6 +219,7 @@ impl Supervisor {
             let wait = slot.replace.fail(now, &mut self.dice);
             self.log(Fact::StandbyFailed(slot_id, wait));
             self.fail_roll(slot_id, child.version);
+            self.fail_upgrade(slot_id, child.binary);
             return;
         }
         if slot.primary != Some(id) {
@@ -232,12 +237,14 @@ impl Supervisor {
             }
             self.log(Fact::BootFailed(slot_id, wait));
             self.fail_roll(slot_id, child.version);
+            self.fail_upgrade(slot_id, child.binary);
         } else if let Phase::Running { since } = child.phase {
             if now - since >= HEALTHY_AFTER {
                 slot.respawn.succeed();
             }
             let wait = slot.respawn.fail(now, &mut self.dice);
             self.log(Fact::Crashed(slot_id, wait));
+            self.fail_upgrade(slot_id, child.binary);
         }
     }
 

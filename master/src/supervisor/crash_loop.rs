@@ -14,6 +14,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::Supervisor;
 use super::children::EXIT_FAILED;
 use super::event::{Action, ChildId, CrashLoop, Fact, Ns, SECOND, SlotId};
@@ -27,7 +29,7 @@ const ALIKE: u32 = 3;
 pub(super) const PROBATION: Ns = 10 * SECOND;
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct CrashLoopState {
     health: Health,
     /// When workers failed within the window, at most one more than the budget.
@@ -39,7 +41,7 @@ pub(super) struct CrashLoopState {
 }
 
 /// See the module.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Health {
     #[default]
     Well,

@@ -4,6 +4,7 @@ pub use forkgate_shared::control::RecycleReason;
 pub use forkgate_shared::rows::KillReason as Kill;
 pub use forkgate_shared::settings::Watchdog;
 pub use forkgate_shared::verdict::{Claim, Stage, Verdict};
+use serde::{Deserialize, Serialize};
 
 /// Nanoseconds of a monotonic clock: times and spans.
 pub type Ns = u64;
@@ -15,15 +16,15 @@ pub const SECOND: Ns = 1_000_000_000;
 pub const MILLISECOND: Ns = 1_000_000;
 
 /// One child process over the master's whole life; never used again. The shell passes it on as the generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChildId(pub u64);
 
 /// One listening socket of the main port and the workers that serve it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotId(pub u32);
 
 /// What a child is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Brings the database up to date, publishes the catalog, leaves.
     Migrate,
@@ -39,7 +40,7 @@ pub enum Role {
 }
 
 /// The settings that decisions depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// How many workers.
     pub workers: u32,
@@ -78,6 +79,43 @@ pub enum Order {
     Pause(SlotId),
     /// They may come again.
     Resume(SlotId),
+    /// USR2, or `ctl upgrade`: another program.
+    Upgrade {
+        /// How long it may wait for what runs now.
+        patience: Ns,
+    },
+}
+
+/// What an upgrade waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// Not all workers have been ready yet.
+    Starting,
+    /// Everything ends.
+    Stopping,
+    /// New settings are read, or roll.
+    Reloading,
+    /// A worker is being replaced.
+    Recycling(SlotId),
+    /// A worker starts.
+    Booting(SlotId),
+    /// The report of a worker is being written.
+    Reporting(SlotId),
+}
+
+/// How an upgrade ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpgradeEnd {
+    /// Every worker runs the other program.
+    Done,
+    /// Something else ran for too long. Nothing was changed.
+    Busy(Busy),
+    /// The other program cannot take over; the shell knows why. Nothing was changed.
+    Refused,
+    /// The other program's workers do not start, or die: the program before runs again.
+    Reverted,
+    /// They do not start, and the program before cannot be executed any more.
+    NoWayBack,
 }
 
 /// How a process ended, as far as decisions depend on it.
@@ -150,6 +188,14 @@ pub enum Event {
     },
     /// The settings were read again and are not valid, or change nothing.
     SettingsRefused,
+    /// The other program can take over, or not.
+    UpgradeChecked(bool),
+    /// This is the other program.
+    Upgraded,
+    /// This is the program before, again.
+    Reverted,
+    /// [`super::Supervisor::execution`] could not be done.
+    ExecutionFailed,
 }
 
 /// What `/proc` says to a claim.
@@ -164,7 +210,7 @@ pub enum Confirmation {
 }
 
 /// What keeps a verdict from being carried out for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Guard {
     /// The last such kill was less than `GATEWAY_KILL_INTERVAL` ago.
     Interval,
@@ -259,6 +305,14 @@ pub enum Action {
     CommitSettings,
     /// The version that rolled is given up; this older one is the effective one again.
     DiscardSettings(u64),
+    /// Let the other program try to read the state; answer [`Event::UpgradeChecked`].
+    CheckUpgrade,
+    /// Another program is about to be executed; [`Action::UpgradeOver`] is the end of it.
+    AnnounceUpgrading,
+    /// Count a change of the program.
+    CountUpgrade,
+    /// Say how the upgrade ended.
+    UpgradeOver(UpgradeEnd),
     /// How many workers are meant to be.
     Target(u32),
     /// Count a crash.
@@ -367,6 +421,10 @@ pub enum Fact {
     ReloadDone(u64),
     /// A worker did not start with the new settings.
     ReloadFailed(SlotId),
+    /// An upgrade is asked for while one is under way.
+    AlreadyUpgrading,
+    /// A worker did not start with the other program, or died at once.
+    UpgradeFailed(SlotId),
     /// The settings ask for more workers than rows allow.
     WorkersCapped(u32, u32),
     /// No new clients for this slot.

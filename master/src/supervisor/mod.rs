@@ -25,7 +25,8 @@
 //! the quorum. I6 a child is killed at most once, and only when its timeout has passed, or for a verdict that was confirmed
 //! and reported; guarded verdicts keep their interval. I7 after TERM the end comes within the graceful timeout. I8 a crash
 //! loop touches nobody who serves, and one worker at a time is tried in it; see [`crash_loop`].
-//! I9 while somebody accepts in a slot that stays, new clients are sent to somebody who does.
+//! I9 while somebody accepts in a slot that stays, new clients are sent to somebody who does. I10 a state
+//! that is written down at any moment is read back as it was, and the others hold across that.
 
 mod backoff;
 mod children;
@@ -47,6 +48,9 @@ mod stop;
 mod suspect;
 #[cfg(test)]
 mod suspect_scenes;
+mod upgrade;
+#[cfg(test)]
+mod upgrade_scenes;
 #[cfg(test)]
 mod world;
 
@@ -58,11 +62,14 @@ pub use event::MILLISECOND;
 #[cfg(test)]
 pub use event::Watchdog;
 pub use event::{
-    Action, ChildId, ChildSignal, Claim, Confirmation, CrashLoop, End, Event, Fact, Guard, Kill, Ns, Order,
-    Plan, RecycleReason, Reloaded, Role, SECOND, SlotId, Stage, Verdict,
+    Action, Busy, ChildId, ChildSignal, Claim, Confirmation, CrashLoop, End, Event, Fact, Guard, Kill, Ns,
+    Order, Plan, RecycleReason, Reloaded, Role, SECOND, SlotId, Stage, UpgradeEnd, Verdict,
 };
+use serde::{Deserialize, Serialize};
 use state::{Child, Life, Phase, Reload, RowTable, Slot, Token};
 pub use steer::{Cause, NoPause, WHOLE};
+pub use upgrade::Execution;
+use upgrade::Upgrade;
 
 /// Workers that TTIN may add to the ones configured at start: what the row table has room for.
 const EXTRA_WORKERS: u32 = 4;
@@ -82,8 +89,9 @@ pub struct Config {
     pub seed: u64,
 }
 
-/// The state of everything; see the module.
-#[derive(Debug)]
+/// The state of everything; see the module. It can be written down between two steps and read back, by this program or by
+/// another version of it: a new field says `#[serde(default)]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Supervisor {
     plan: Plan,
     companion: bool,
@@ -106,7 +114,16 @@ pub struct Supervisor {
     version: u64,
     newest_version: u64,
     next_child: u64,
+    #[serde(default)]
+    upgrade: Upgrade,
+    /// The program that the master runs, counted from 0.
+    #[serde(default)]
+    binary: u64,
+    #[serde(default)]
+    newest_binary: u64,
     dice: Dice,
+    /// Empty between two steps.
+    #[serde(skip)]
     out: Vec<Action>,
 }
 
@@ -127,7 +144,7 @@ pub struct Summary {
     pub paused: Vec<SlotId>,
     /// The slot that is tried, when there is a crash loop; none in it while the next try is not due.
     pub degraded: Option<Option<SlotId>>,
-    /// `starting`, `serving`, `degraded`, `reloading` or `stopping`.
+    /// `starting`, `serving`, `degraded`, `reloading`, `upgrading` or `stopping`.
     pub state: &'static str,
 }
 
@@ -153,6 +170,9 @@ impl Supervisor {
             version: config.version,
             newest_version: config.version,
             next_child: 1,
+            upgrade: Upgrade::Idle,
+            binary: 0,
+            newest_binary: 0,
             dice: Dice::new(config.seed),
             out: Vec::new(),
             plan: config.plan,
@@ -191,6 +211,10 @@ impl Supervisor {
             Event::Late(span) => self.late(span),
             Event::SettingsAccepted { plan, migrate } => self.settings_accepted(plan, migrate, now),
             Event::SettingsRefused => self.settings_refused(),
+            Event::UpgradeChecked(passed) => self.upgrade_checked(passed, now),
+            Event::Upgraded => self.upgraded(now),
+            Event::Reverted => self.reverted(now),
+            Event::ExecutionFailed => self.execution_failed(),
             Event::Claimed(child, claim) => self.claimed(child, claim, now),
             Event::Confirmed(child, how) => self.confirmed(child, how, now),
             Event::Reported(child) => self.reported(child, now),
@@ -200,6 +224,8 @@ impl Supervisor {
 
     /// Begins whatever the state now calls for and allows.
     fn settle(&mut self, now: Ns) {
+        // Before and after the rest: a reload may wait for an upgrade, or an upgrade for a reload.
+        self.continue_upgrade(now);
         match self.life {
             Life::Starting | Life::Over => {}
             Life::Stopping(_) => self.finish_stop(),
@@ -218,6 +244,7 @@ impl Supervisor {
                 }
             }
         }
+        self.continue_upgrade(now);
     }
 
     /// When the next [`Event::Tick`] is due, if nothing else happens; later than `now`.
@@ -232,6 +259,7 @@ impl Supervisor {
             .chain(self.suspicion_deadlines())
             .chain(self.crash_deadlines())
             .chain(self.share_deadlines())
+            .chain(self.upgrade_deadlines())
             .filter(|deadline| *deadline > now)
             .min()
     }
@@ -249,6 +277,7 @@ impl Supervisor {
             paused: self.paused_slots(),
             state: match (&self.life, &self.reload) {
                 (Life::Starting | Life::FirstBoot, _) => "starting",
+                (Life::Serving, _) if self.holds_reloads() => "upgrading",
                 (Life::Serving, Reload::Idle) if self.crash_loop.is_degraded() => "degraded",
                 (Life::Serving, Reload::Idle) => "serving",
                 (Life::Serving, _) => "reloading",

@@ -21,7 +21,8 @@ impl Supervisor {
     /// Starts the one voluntary replacement that is due, if any may start.
     pub(super) fn replace_one(&mut self, now: Ns) {
         let drainers = self.children.values().filter(|child| child.is_worker() && child.drains()).count();
-        if self.token.is_some() || drainers >= self.most_drainers() || !self.may_replace() {
+        let held = self.holds_replacements(now) || !self.may_replace();
+        if self.token.is_some() || drainers >= self.most_drainers() || held {
             return;
         }
         let Some((slot, reason)) = self.next_to_roll(now).or_else(|| self.next_to_recycle(now)) else {
@@ -31,7 +32,7 @@ impl Supervisor {
         if let Some(slot) = self.slots.get_mut(&slot) {
             slot.standby = Some(child);
         }
-        if reason != RecycleReason::Reload && !reason.is_urgent() {
+        if !matches!(reason, RecycleReason::Reload | RecycleReason::Upgrade) && !reason.is_urgent() {
             self.last_recycle = Some(now);
         }
         self.hold_token(child, slot, reason);
@@ -47,8 +48,8 @@ impl Supervisor {
     }
 
     fn next_to_roll(&self, now: Ns) -> Option<(SlotId, RecycleReason)> {
-        let due = |slot: &Slot| self.replaceable(slot, now) && self.outdated(slot.primary);
-        self.slots.iter().find(|(_, slot)| due(slot)).map(|(id, _)| (*id, RecycleReason::Reload))
+        let mut due = self.slots.iter().filter(|(_, slot)| self.replaceable(slot, now));
+        due.find_map(|(id, slot)| self.roll_reason(slot.primary).map(|reason| (*id, reason)))
     }
 
     /// An urgent wish, which waits for no interval, or the oldest, so that none waits for ever.
@@ -56,7 +57,7 @@ impl Supervisor {
         let interval_over = self.last_recycle.is_none_or(|last| last + self.plan.recycle_min_interval <= now);
         let enough =
             self.slots.values().filter(|slot| self.runs(slot.primary)).count() >= self.quorum() as usize;
-        if !matches!(self.reload, Reload::Idle) {
+        if !matches!(self.reload, Reload::Idle) || self.is_upgrading() {
             return None;
         }
         let granted = |reason: RecycleReason| reason.is_urgent() || interval_over && enough;
@@ -68,14 +69,14 @@ impl Supervisor {
             .map(|(_, id, reason)| (id, reason))
     }
 
-    fn outdated(&self, child: Option<ChildId>) -> bool {
+    pub(super) fn outdated(&self, child: Option<ChildId>) -> bool {
         let child = child.and_then(|id| self.children.get(&id));
         child.is_some_and(|child| child.version != self.wanted_version())
     }
 
     /// HUP: at most one reload runs and one waits.
     pub(super) fn reload(&mut self) {
-        if self.life == Life::Serving && matches!(self.reload, Reload::Idle) {
+        if self.life == Life::Serving && matches!(self.reload, Reload::Idle) && !self.holds_reloads() {
             self.reload_now();
         } else if !std::mem::replace(&mut self.reload_queued, true) {
             self.log(Fact::ReloadQueued);
@@ -148,7 +149,7 @@ impl Supervisor {
             self.out.push(Action::AnnounceReloaded(Reloaded::Done));
             self.adopt(plan, now);
         }
-        if self.reload_queued && matches!(self.reload, Reload::Idle) {
+        if self.reload_queued && matches!(self.reload, Reload::Idle) && !self.holds_reloads() {
             self.reload_queued = false;
             self.reload_now();
         }

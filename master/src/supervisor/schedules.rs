@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::world::{World, plan};
-use super::{Claim, Confirmation, Event, MILLISECOND, Order, RecycleReason, SlotId, Stage, Verdict};
+use super::{Claim, Confirmation, Event, MILLISECOND, Order, RecycleReason, SECOND, SlotId, Stage, Verdict};
 
 /// Schedules that are tried when nobody asks for more.
 const SCHEDULES: u32 = 4000;
@@ -39,6 +39,9 @@ enum Step {
     DieAll,
     StandStill(u64),
     Streams(Vec<u64>),
+    SaveAndRestore,
+    Checked(bool),
+    ExecutionFails,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -53,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => Just(Order::FewerWorkers),
         3 => (0u32..5).prop_map(|slot| Order::Pause(SlotId(slot))),
         3 => (0u32..5).prop_map(|slot| Order::Resume(SlotId(slot))),
+        4 => (0u64..20).prop_map(|patience| Order::Upgrade { patience: patience * SECOND }),
     ];
     prop_oneof![
         8 => (1u64..4000).prop_map(Step::Advance),
@@ -77,6 +81,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::DieAll),
         1 => (1000u64..70_000).prop_map(Step::StandStill),
         2 => prop::collection::vec(0u64..60, 0..6).prop_map(Step::Streams),
+        3 => Just(Step::SaveAndRestore),
+        4 => prop::bool::weighted(0.8).prop_map(Step::Checked),
+        1 => Just(Step::ExecutionFails),
         1 => Just(Step::SpawnFails),
         1 => Just(Step::ListenerFails),
     ]
@@ -136,6 +143,9 @@ fn take(world: &mut World, step: Step) {
             let all: Vec<_> = world.processes.keys().copied().collect();
             all.into_iter().for_each(|child| world.exit(child, false));
         }
+        Step::SaveAndRestore => world.save_and_restore(),
+        Step::Checked(passed) => world.checked(passed),
+        Step::ExecutionFails => world.next_execution_fails = true,
         Step::Accept(workers, migrate) => {
             if std::mem::take(&mut world.loading) {
                 world.event(Event::SettingsAccepted { plan: plan(workers), migrate });

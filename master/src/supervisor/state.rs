@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::backoff::Backoff;
 use super::event::{ChildId, Guard, Kill, Ns, Plan, RecycleReason, Role, SlotId, Verdict};
 
 /// The master's own life.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Life {
     /// The `migrate` child runs.
     Starting,
@@ -21,7 +23,7 @@ pub(super) enum Life {
 }
 
 /// How the end goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stop {
     pub quick: bool,
     pub since: Ns,
@@ -29,12 +31,15 @@ pub(super) struct Stop {
 }
 
 /// One process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Child {
     pub role: Role,
     pub phase: Phase,
     /// Version of its settings.
     pub version: u64,
+    /// Which program it runs, as the supervisor counts them.
+    #[serde(default)]
+    pub binary: u64,
     pub spawned: Ns,
     /// It has not said that it closed its copy of the slot's socket.
     pub holds_listener: bool,
@@ -43,7 +48,7 @@ pub(super) struct Child {
 }
 
 /// A claim against a worker and how far it has gone; see [`super::suspect`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Suspicion {
     pub verdict: Verdict,
     pub step: Step,
@@ -71,7 +76,7 @@ impl Suspicion {
 }
 
 /// How far a suspicion has gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Step {
     /// Its limit has not passed.
     Suspected,
@@ -88,7 +93,7 @@ pub(super) enum Step {
 }
 
 /// Where a child is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Phase {
     /// Started, nothing heard.
     Spawning { deadline: Ns },
@@ -170,7 +175,7 @@ impl Child {
 }
 
 /// One listening socket and who serves it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Slot {
     /// The socket listens.
     pub open: bool,
@@ -212,14 +217,14 @@ impl Slot {
 }
 
 /// A worker's wish to be replaced.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Wish {
     pub reason: RecycleReason,
     pub since: Ns,
 }
 
 /// A slot that goes away; the group is steered away from it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Retiring {
     pub since: Ns,
     /// Length of the accept queue as last read.
@@ -232,7 +237,7 @@ pub(super) struct Retiring {
 }
 
 /// The right to start a voluntary replacement; whoever is named here holds it until it is ready or gone.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Token {
     pub child: ChildId,
     pub slot: SlotId,
@@ -240,7 +245,7 @@ pub(super) struct Token {
 }
 
 /// Where a reload is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Reload {
     /// There is none.
     Idle,
@@ -253,7 +258,7 @@ pub(super) enum Reload {
 }
 
 /// Which rows are free.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct RowTable {
     free: Vec<bool>,
     owners: BTreeMap<ChildId, usize>,

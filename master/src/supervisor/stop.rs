@@ -24,6 +24,7 @@ impl Supervisor {
                 }
             }
             (Order::Drain, _) => self.begin_stop(false, 0, now),
+            (Order::Upgrade { patience }, _) => self.want_upgrade(patience, now),
             (_, Life::Stopping(_)) => {}
             (Order::Reload, _) => self.reload(),
             (Order::MoreWorkers, _) => self.more_workers(),
@@ -39,6 +40,7 @@ impl Supervisor {
             return;
         }
         self.life = Life::Stopping(Stop { quick, since: now, code });
+        self.stop_upgrade();
         self.log(Fact::Stopping(quick));
         self.out.push(Action::AnnounceStopping);
         self.reload = Reload::Idle;

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    Action, ChildId, ChildSignal, Claim, Config, Confirmation, End, Event, Fact, MILLISECOND, Ns, Order,
-    Plan, Role, SECOND, SlotId, Supervisor, Verdict, Watchdog,
+    Action, ChildId, ChildSignal, Claim, Config, Confirmation, End, Event, Execution, Fact, MILLISECOND, Ns,
+    Order, Plan, Role, SECOND, SlotId, Supervisor, UpgradeEnd, Verdict, Watchdog,
 };
 
 pub const BOOT: Ns = 10 * SECOND;
@@ -40,6 +40,8 @@ pub fn plan(workers: u32) -> Plan {
 pub struct Process {
     pub role: Role,
     pub version: u64,
+    /// Which of the programs it runs.
+    pub program: u64,
     spawned: Ns,
     pub ready: bool,
     ready_at: Ns,
@@ -87,6 +89,13 @@ pub struct World {
     pub next_spawn_fails: bool,
     pub next_listener_fails: bool,
     pub loading: bool,
+    /// Another program tries to read the state.
+    pub checking: bool,
+    /// The program that the master is, and those that it was before.
+    pub program: u64,
+    programs: u64,
+    before: Vec<u64>,
+    pub next_execution_fails: bool,
     /// What workers say against themselves.
     pub claims: BTreeMap<ChildId, Claim>,
     /// What the world outside says to it.
@@ -133,6 +142,11 @@ impl World {
             next_spawn_fails: false,
             next_listener_fails: false,
             loading: false,
+            checking: false,
+            program: 0,
+            programs: 0,
+            before: Vec::new(),
+            next_execution_fails: false,
             claims: BTreeMap::new(),
             confirmation: Confirmation::Yes,
             reports_hang: false,
@@ -151,6 +165,16 @@ impl World {
             keeps_log: true,
             breaches: Vec::new(),
         }
+    }
+
+    /// Writes the supervisor's state down and goes on with what is read back, as a master does that becomes another
+    /// program.
+    pub fn save_and_restore(&mut self) {
+        let before = format!("{:?}", self.supervisor);
+        let text = serde_json::to_string(&self.supervisor).expect("every state can be written down");
+        self.supervisor = serde_json::from_str(&text).expect("and read back");
+        let after = format!("{:?}", self.supervisor);
+        self.breach(before != after, "I10", || format!("{before} was read back as {after}"));
     }
 
     fn breach(&mut self, broken: bool, invariant: &'static str, what: impl FnOnce() -> String) {
@@ -193,7 +217,45 @@ impl World {
             let _ = self.supervisor.summary();
             self.look_for_anybody();
             self.check_chosen();
+            if events.is_empty()
+                && self.exit.is_none()
+                && let Some(execution) = self.supervisor.execution()
+            {
+                events.push_back(self.execute(execution));
+            }
         }
+    }
+
+    /// The master becomes another program, or does not.
+    fn execute(&mut self, execution: Execution) -> Event {
+        if std::mem::take(&mut self.next_execution_fails) {
+            return Event::ExecutionFailed;
+        }
+        self.save_and_restore();
+        match execution {
+            Execution::Next => {
+                self.before.push(self.program);
+                self.programs += 1;
+                self.program = self.programs;
+                Event::Upgraded
+            }
+            Execution::Previous => {
+                self.program = self.before.pop().unwrap_or_default();
+                Event::Reverted
+            }
+        }
+    }
+
+    /// Answers a check that was asked for.
+    pub fn checked(&mut self, passed: bool) {
+        if std::mem::take(&mut self.checking) {
+            self.event(Event::UpgradeChecked(passed));
+        }
+    }
+
+    /// The programs of the workers that serve.
+    pub fn programs(&self) -> BTreeSet<u64> {
+        self.processes.values().filter(|process| process.serves()).map(|process| process.program).collect()
     }
 
     fn carry_out(&mut self, action: Action, events: &mut VecDeque<Event>) {
@@ -266,6 +328,14 @@ impl World {
                 let early = since.is_none_or(|since| now < since + GIVE_UP);
                 self.breach(early, "I8", || format!("given up at {now}, with nobody since {since:?}"));
             }
+            Action::CheckUpgrade => self.checking = true,
+            Action::UpgradeOver(UpgradeEnd::Done) => {
+                let (program, programs) = (self.program, self.programs());
+                let mixed = programs.iter().any(|of_worker| *of_worker != program);
+                self.breach(mixed && self.retiring_slot().is_none(), "I10", || {
+                    format!("the upgrade to {program} is done with {programs:?}")
+                });
+            }
             Action::AnnounceStopping => self.stopping = Some(self.now),
             Action::Exit(code) => {
                 let left = self.processes.len();
@@ -306,10 +376,21 @@ impl World {
             return;
         }
         let holds_listener = matches!(role, Role::Worker { .. });
-        let (spawned, ready, told, killed, aborted) = (self.now, false, None, false, None);
-        let ready_at = 0;
-        let process =
-            Process { role, version, spawned, ready, ready_at, told, killed, aborted, holds_listener };
+        let (spawned, ready) = (self.now, false);
+        let (program, ready_at) = (self.program, 0);
+        let (told, killed, aborted) = (None, false, None);
+        let process = Process {
+            role,
+            version,
+            program,
+            spawned,
+            ready,
+            ready_at,
+            told,
+            killed,
+            aborted,
+            holds_listener,
+        };
         self.processes.insert(child, process);
     }
 

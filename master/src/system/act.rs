@@ -11,6 +11,7 @@ use super::child::{self, Common};
 use super::facts;
 use super::master::{Master, name};
 use super::poller::Source;
+use super::versions::CatalogError;
 use crate::supervisor::{Action, ChildId, ChildSignal, Event, Role, SlotId};
 
 impl Master {
@@ -63,6 +64,10 @@ impl Master {
                 self.show_catalog_generation();
             }
             Action::Target(target) => base.target.store(u64::from(target), Relaxed),
+            Action::AnnounceUpgrading => self.notifier.reloading(),
+            Action::CheckUpgrade => self.check_upgrade(),
+            Action::CountUpgrade => drop(base.upgrades.fetch_add(1, Relaxed)),
+            Action::UpgradeOver(end) => self.upgrade_over(end),
             Action::CountCrash => drop(base.crashes.fetch_add(1, Relaxed)),
             Action::CountBootFailure => drop(base.boot_failures.fetch_add(1, Relaxed)),
             Action::ShowDegraded(degraded) => base.degraded.store(u64::from(degraded), Relaxed),
@@ -220,7 +225,13 @@ impl Master {
         let Some(child) = self.children.get(&id) else { return };
         let (pid, database) = (child.pid, child.database.clone());
         if let Err(error) = self.versions.publish(&database, generation, memfd) {
-            tracing::warn!(pid, %error, "a catalog is dropped");
+            match error {
+                // What a `migrate` child finds as it was.
+                CatalogError::Old(new, known) if new == known => {
+                    tracing::debug!(pid, "the catalog is the same")
+                }
+                error => tracing::warn!(pid, %error, "a catalog is dropped"),
+            }
             return;
         }
         tracing::info!(generation, pid, "a new catalog");

@@ -9,10 +9,12 @@ use forkgate_shared::control::ControlSocket;
 use forkgate_shared::descriptors::{ADMIN_LISTENERS, CATALOG, CONTROL, LISTENERS, ROWS, SESSIONS, SETTINGS};
 use forkgate_shared::rows::monotonic_ns;
 use forkgate_shared::settings::{Settings, Watchdog};
+use serde::{Deserialize, Serialize};
 
 use super::listeners::Inherited;
 use super::pidfd::PidFd;
 use super::spawn::{Executable, Request};
+use super::upgrade::{Adopter, Keeper, Kept};
 use super::versions::{Catalog, Version};
 use crate::supervisor::{ChildId, Ns, Role};
 
@@ -46,7 +48,7 @@ pub struct Child {
 }
 
 /// What the settings that a child runs with say about watching it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// `GATEWAY_WATCHDOG`.
     pub watchdog: Watchdog,
@@ -63,6 +65,67 @@ impl Limits {
             stall_timeout: super::ns(settings.stall_timeout),
             max_rss: settings.max_rss,
         }
+    }
+}
+
+/// A child as it is written down for another program, which goes on as its master.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    pid: i32,
+    pidfd: Kept,
+    control: Option<Kept>,
+    role: Role,
+    #[serde(default)]
+    version: u64,
+    database: PathBuf,
+    behind: bool,
+    ready: bool,
+    spawned: Ns,
+    limits: Limits,
+    #[serde(default)]
+    killed: bool,
+    #[serde(default)]
+    last_words: Option<String>,
+}
+
+impl Child {
+    /// Writes it down.
+    pub fn save(&self, keeper: &mut Keeper) -> Saved {
+        Saved {
+            pid: self.pid,
+            pidfd: keeper.keep(&self.pidfd),
+            control: self.control.as_ref().map(|control| keeper.keep(control)),
+            role: self.role,
+            version: self.version,
+            database: self.database.clone(),
+            behind: self.behind,
+            ready: self.ready,
+            spawned: self.spawned,
+            limits: self.limits,
+            killed: self.killed,
+            last_words: self.last_words.clone(),
+        }
+    }
+}
+
+impl Saved {
+    /// The child again.
+    pub fn restore(self, adopter: &mut Adopter) -> io::Result<Child> {
+        let control = self.control.map(|control| adopter.adopt(control)).transpose()?;
+        Ok(Child {
+            pid: self.pid,
+            pidfd: PidFd::adopt(adopter.adopt(self.pidfd)?),
+            control: control.map(ControlSocket::from_fd),
+            role: self.role,
+            version: self.version,
+            database: self.database,
+            behind: self.behind,
+            ready: self.ready,
+            spawned: self.spawned,
+            limits: self.limits,
+            killed: self.killed,
+            last_words: self.last_words,
+        })
     }
 }
 
@@ -116,7 +179,7 @@ pub fn start(
         }
     };
     let args = args.into_iter().map(OsString::from).collect();
-    let (pid, pidfd) = common.executable.spawn(&Request { args, descriptors, death_signal })?;
+    let (pid, pidfd) = common.executable.spawn(&Request { args, descriptors, death_signal, output: None })?;
     Ok(Child {
         pid,
         pidfd,

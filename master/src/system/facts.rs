@@ -78,6 +78,13 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
         Fact::ReloadFailed(slot) => {
             error!(slot = slot.0, "a worker did not start with the new settings: the old ones stay in force");
         }
+        Fact::AlreadyUpgrading => info!("an upgrade is under way already"),
+        Fact::UpgradeFailed(slot) => {
+            error!(
+                slot = slot.0,
+                "a worker did not start with the other program, or died at once: the one before is executed again"
+            );
+        }
         Fact::WorkersCapped(asked, most) => {
             warn!(
                 asked,
@@ -185,7 +192,11 @@ pub fn sentence(summary: &Summary, generation: u64, reload: Option<&str>, failur
         text = format!("{}: {text}", summary.state);
     }
     if let Some((slot, reason)) = &summary.replacing {
-        let verb = if *reason == RecycleReason::Reload { "reloading" } else { "recycling" };
+        let verb = match reason {
+            RecycleReason::Reload => "reloading",
+            RecycleReason::Upgrade => "upgrading",
+            _ => "recycling",
+        };
         text += &format!(", {verb} slot {}: {}", slot.0, reason.as_str());
     }
     if let Some(slot) = &summary.retiring {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
-use forkgate_shared::control::{ControlError, FromChild, Received, VERSION};
+use forkgate_shared::control::{ControlError, FromChild, OLDEST, Received, VERSION};
 use forkgate_shared::rows::{Rows, monotonic_ns};
 use forkgate_shared::settings::Sources;
 
@@ -23,6 +23,8 @@ use super::reload::Attempt;
 use super::report::{Reports, Subject, how};
 use super::signals::Signals;
 use super::spawn::Executable;
+use super::state_dir::StateDir;
+use super::upgrade::Upgrade;
 use super::versions::{Version, Versions};
 use super::watch::Watch;
 use super::zombies::Zombies;
@@ -73,9 +75,12 @@ pub struct Master {
     /// How the last worker failed, in words: `worker 0: exit code 3: …`.
     pub(super) last_failure: Option<String>,
     pub(super) oom_kills: OomKills,
+    pub(super) upgrade: Upgrade,
     pub(super) events: VecDeque<Event>,
     pub(super) started: Ns,
     pub(super) exit: Option<u8>,
+    /// Dropped last: whoever gets the lock finds nothing of ours.
+    pub(super) state_dir: StateDir,
 }
 
 /// How a child ended.
@@ -90,18 +95,21 @@ pub(super) struct Death {
 }
 
 impl Master {
-    /// Runs until the supervisor says that it is over; gives the exit code.
-    pub fn run(mut self) -> io::Result<u8> {
-        for fd in self.signals.descriptors() {
-            self.poller.add(fd, Source::Signal)?;
-        }
-        self.poller.add(self.ctl.as_fd(), Source::Ctl)?;
-        self.events.push_back(Event::Start);
+    /// Runs until the supervisor says that it is over; gives the exit code. `first` is what the supervisor hears first.
+    pub fn run(mut self, first: Event) -> io::Result<u8> {
+        self.wait_for_all()?;
+        self.events.push_back(first);
+        // What ended while nobody listened.
+        self.reap_strangers();
         let mut turn = monotonic_ns();
         loop {
             self.decide();
             if let Some(code) = self.exit {
                 return Ok(code);
+            }
+            if self.supervisor.execution().is_some() {
+                self.execute();
+                continue;
             }
             let now = monotonic_ns();
             let deadlines = [
@@ -109,6 +117,7 @@ impl Master {
                 self.ctl.next_deadline(),
                 self.zombies.next_deadline(),
                 self.next_look(),
+                self.upgrade.next_deadline(),
             ];
             let patience = deadlines.into_iter().flatten().min().map(|at| at.saturating_sub(now));
             let sources = self.poller.wait(patience)?;
@@ -129,12 +138,33 @@ impl Master {
                 self.reap_strangers();
             }
             self.look(now);
+            self.continue_check(now);
             self.events.push_back(Event::Tick);
         }
     }
 
+    /// Waits for everything that there is, also for what another program left.
+    fn wait_for_all(&self) -> io::Result<()> {
+        for fd in self.signals.descriptors() {
+            self.poller.add(fd, Source::Signal)?;
+        }
+        self.poller.add(self.ctl.as_fd(), Source::Ctl)?;
+        for (id, client, writes) in self.ctl.clients() {
+            self.poller.add(client, Source::CtlClient(id))?;
+            self.poller.want_write(client, Source::CtlClient(id), writes)?;
+        }
+        for (id, child) in &self.children {
+            self.poller.add(&child.pidfd, Source::Ended(*id))?;
+            if let Some(control) = &child.control {
+                self.poller.add(control, Source::Control(*id))?;
+                self.poller.want_write(control, Source::Control(*id), child.behind)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Feeds the supervisor until nothing is left to say.
-    fn decide(&mut self) {
+    pub(super) fn decide(&mut self) {
         while let Some(event) = self.events.pop_front() {
             let gone = if let Event::Exited { child, .. } = event { Some(child) } else { None };
             if let Some(death) = gone.and_then(|gone| self.deaths.get(&gone)) {
@@ -154,18 +184,16 @@ impl Master {
     pub(super) fn sentence(&self) -> String {
         let generation = self.versions.current().number;
         let (reload, failure) = (self.attempt.failure(), self.last_failure.as_deref());
-        facts::sentence(&self.supervisor.summary(), generation, reload.as_deref(), failure)
+        let mut text = facts::sentence(&self.supervisor.summary(), generation, reload.as_deref(), failure);
+        if let Some(why) = &self.upgrade.why {
+            text += &format!(", upgrade refused: {why}");
+        }
+        text
     }
 
     fn serve(&mut self, source: Source) {
         match source {
-            Source::Signal => {
-                let (orders, child) = self.signals.take();
-                self.events.extend(orders.into_iter().map(Event::Order));
-                if child {
-                    self.reap_strangers();
-                }
-            }
+            Source::Signal => self.take_signals(),
             Source::Ctl => self.accept_ctl(),
             Source::CtlClient(id) => self.serve_ctl(id),
             Source::Control(id) => {
@@ -173,6 +201,15 @@ impl Master {
                 self.hear(id, MESSAGES_PER_TURN);
             }
             Source::Ended(id) => self.ended(id),
+            Source::UpgradeCheck => self.continue_check(monotonic_ns()),
+        }
+    }
+
+    pub(super) fn take_signals(&mut self) {
+        let (orders, child) = self.signals.take();
+        self.events.extend(orders.into_iter().map(Event::Order));
+        if child {
+            self.reap_strangers();
         }
     }
 
@@ -200,7 +237,7 @@ impl Master {
     fn heard(&mut self, id: ChildId, message: FromChild, fd: Option<OwnedFd>) {
         let Some(child) = self.children.get_mut(&id) else { return };
         match message {
-            FromChild::Hello { version: VERSION } => self.events.push_back(Event::Hello(id)),
+            FromChild::Hello { version: OLDEST..=VERSION } => self.events.push_back(Event::Hello(id)),
             FromChild::Hello { version } => {
                 tracing::error!(
                     pid = child.pid,
@@ -218,6 +255,9 @@ impl Master {
             FromChild::Report => self.hear_report(id, fd),
             FromChild::BootFailed { message } => {
                 tracing::error!(pid = child.pid, "{}: {message}", name(child.role));
+                if self.supervisor.is_upgrading() {
+                    self.upgrade.why = Some(format!("{}: {message}", name(child.role)));
+                }
                 self.attempt.boot_failed(child.version, message.clone());
                 child.last_words = Some(message);
             }
@@ -268,7 +308,8 @@ impl Master {
     }
 
     fn is_ours(&self, pid: i32) -> bool {
-        self.zombies.has(pid) || self.children.values().any(|child| child.pid == pid)
+        let is_child = self.children.values().any(|child| child.pid == pid);
+        is_child || self.zombies.has(pid) || self.upgrade.check_pid() == Some(pid)
     }
 
     /// As pid 1 or subreaper the master gets children that it did not start; their ends mean nothing.

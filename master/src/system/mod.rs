@@ -25,6 +25,7 @@ mod signals;
 mod spawn;
 mod state_dir;
 mod steering;
+pub mod upgrade;
 mod versions;
 mod watch;
 mod watchdog;
@@ -39,8 +40,9 @@ use std::time::Duration;
 
 use forkgate_shared::rows::{Rows, monotonic_ns};
 use forkgate_shared::settings::{Loaded, Settings, Sources};
+use serde::{Deserialize, Serialize};
 
-use crate::supervisor::{Config, Ns, Plan, Supervisor};
+use crate::supervisor::{Config, Event, Ns, Plan, Supervisor};
 use crash_dir::CrashDir;
 #[cfg(test)]
 pub use crash_dir::slot_of as slot_of_report;
@@ -50,6 +52,7 @@ use oom::OomKills;
 use outside::Looks;
 use report::Reports;
 use state_dir::{StateDir, StateDirError};
+use upgrade::Upgrade;
 use versions::{Version, Versions};
 use watch::Watch;
 use zombies::Zombies;
@@ -69,10 +72,12 @@ pub struct ServeOptions {
     pub loaded: Loaded,
     /// Runs the demo's companion too.
     pub demo: Option<DemoOptions>,
+    /// Version of the catalog's layout, which the worker knows.
+    pub catalog_layout: u64,
 }
 
 /// How the demo reports.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DemoOptions {
     /// One JSON line instead of text.
     pub json: bool,
@@ -89,6 +94,8 @@ enum SetupError {
     Ctl { path: PathBuf, source: io::Error },
     #[error("cannot open the session table {path}: {source}; remove it to start with no sessions", path = .path.display())]
     Sessions { path: PathBuf, source: io::Error },
+    #[error("cannot take over from the program before: {0}")]
+    TakeOver(#[from] io::Error),
     #[error("cannot {doing}: {source}")]
     Io { doing: &'static str, source: io::Error },
 }
@@ -98,15 +105,13 @@ enum SetupError {
 /// Exit codes: 0 after TERM, INT or QUIT; 3 when a worker could not start at all, and 4 when it blamed the settings; 1
 /// otherwise. Logging is begun by the caller.
 pub fn run(options: ServeOptions) -> ExitCode {
-    let settings = options.loaded.settings.clone();
-    // Dropped last: whoever gets the lock finds nothing of ours.
-    let state_dir = StateDir::lock(&settings.state_dir);
-    let code = state_dir.map_err(SetupError::from).and_then(|state_dir| {
-        let master = set_up(options)?;
-        let code = master.run().map_err(|source| SetupError::Io { doing: "wait for events", source });
-        drop(state_dir);
-        code
-    });
+    finish(set_up(options).and_then(|master| {
+        master.run(Event::Start).map_err(|source| SetupError::Io { doing: "wait for events", source })
+    }))
+}
+
+/// The exit code of a master that has ended, or could not begin.
+fn finish(code: Result<u8, SetupError>) -> ExitCode {
     match code {
         Ok(code) => {
             tracing::info!(code, "stopped");
@@ -125,6 +130,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
     let settings = options.loaded.settings;
     // First: it keeps the numbers free that children find their descriptors under.
     let executable = spawn::Executable::own().map_err(doing("open the own executable"))?;
+    let state_dir = StateDir::lock(&settings.state_dir)?;
     let signals = signals::Signals::install().map_err(doing("install signal handlers"))?;
     let listeners = Listeners::open(&wanted(&settings), settings.workers)?;
     let addresses = listeners.shown().join(", ");
@@ -176,9 +182,11 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         attempt: reload::Attempt::default(),
         last_failure: None,
         oom_kills: OomKills::from_now_on(),
+        upgrade: Upgrade::new(options.catalog_layout),
         events: VecDeque::new(),
         started,
         exit: None,
+        state_dir,
     })
 }
 

@@ -36,6 +36,11 @@ impl PidFd {
         Ok(PidFd(unsafe { OwnedFd::from_raw_fd(raw as RawFd) }))
     }
 
+    /// One of a child of this very process, opened by the program that it was before.
+    pub fn adopt(fd: OwnedFd) -> PidFd {
+        PidFd(fd)
+    }
+
     /// Sends a signal; `ESRCH` when the child has been reaped.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         let info = std::ptr::null::<libc::siginfo_t>();

@@ -26,6 +26,8 @@ pub enum Source {
     Ended(ChildId),
     /// A child said something.
     Control(ChildId),
+    /// The program that is asked whether it can take over has ended.
+    UpgradeCheck,
 }
 
 impl Source {
@@ -36,6 +38,7 @@ impl Source {
             Source::CtlClient(id) => (2, id),
             Source::Ended(ChildId(id)) => (3, id),
             Source::Control(ChildId(id)) => (4, id),
+            Source::UpgradeCheck => (5, 0),
         };
         kind << KIND_SHIFT | id
     }
@@ -47,7 +50,8 @@ impl Source {
             1 => Source::Ctl,
             2 => Source::CtlClient(id),
             3 => Source::Ended(ChildId(id)),
-            _ => Source::Control(ChildId(id)),
+            4 => Source::Control(ChildId(id)),
+            _ => Source::UpgradeCheck,
         }
     }
 }
@@ -104,7 +108,7 @@ mod tests {
     fn a_descriptor_is_reported_as_what_it_means() {
         let poller = Poller::new().expect("epoll");
         let sources = [Source::Signal, Source::Ctl, Source::CtlClient(7), Source::Ended(ChildId(9))];
-        for source in sources.into_iter().chain([Source::Control(ChildId(1 << 40))]) {
+        for source in sources.into_iter().chain([Source::Control(ChildId(1 << 40)), Source::UpgradeCheck]) {
             let (mut near, far) = UnixStream::pair().expect("pair");
             poller.add(&far, source).expect("add");
             assert_eq!(poller.wait(Some(0)).expect("wait"), []);

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use signal_hook::SigId;
 use signal_hook::consts::{
     SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
@@ -33,7 +34,7 @@ const MEANINGS: [(i32, Meaning); 11] = [
     (SIGTTIN, Meaning::Order(Order::MoreWorkers)),
     (SIGTTOU, Meaning::Order(Order::FewerWorkers)),
     (SIGUSR1, Meaning::Nothing("USR1")),
-    (SIGUSR2, Meaning::Nothing("USR2")),
+    (SIGUSR2, Meaning::Order(Order::Upgrade { patience: 0 })),
     (SIGWINCH, Meaning::Nothing("WINCH")),
     (SIGALRM, Meaning::Nothing("ALRM")),
 ];
@@ -95,6 +96,28 @@ impl Drop for Signals {
     }
 }
 
+/// All signals, pending for as long as this lives.
+#[derive(Debug)]
+pub struct Blocked(Option<SigSet>);
+
+impl Blocked {
+    /// Blocks them; what was blocked before stays so afterwards.
+    pub fn all() -> Blocked {
+        Blocked(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).ok())
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let _ = self.0.map(|before| before.thread_set_mask());
+    }
+}
+
+/// Lets all signals through, for a program that was executed with them blocked.
+pub fn unblock_all() -> io::Result<()> {
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
 #[cfg(test)]
 mod tests {
     use signal_hook::low_level::raise;
@@ -110,5 +133,15 @@ mod tests {
         let (orders, _) = signals.take();
         assert_eq!(orders, [Order::Reload, Order::MoreWorkers, Order::MoreWorkers, Order::FewerWorkers]);
         assert_eq!(signals.take().0, []);
+    }
+
+    #[test]
+    fn a_signal_that_comes_while_all_are_blocked_is_heard_afterwards() {
+        let mut signals = Signals::install().expect("install");
+        let blocked = Blocked::all();
+        raise(SIGUSR2).expect("raise");
+        assert_eq!(signals.take().0, []);
+        drop(blocked);
+        assert_eq!(signals.take().0, [Order::Upgrade { patience: 0 }]);
     }
 }

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -31,7 +31,7 @@ const NOT_FOR_CHILDREN: [&str; 6] =
 #[derive(Debug)]
 pub struct Executable {
     file: OwnedFd,
-    _reserved: Vec<OwnedFd>,
+    reserved: Vec<OwnedFd>,
 }
 
 /// How a child is started.
@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub descriptors: Vec<(BorrowedFd<'a>, RawFd)>,
     /// What it is sent when the master dies.
     pub death_signal: i32,
+    /// Where it prints to; the master's own places without.
+    pub output: Option<BorrowedFd<'a>>,
 }
 
 impl Executable {
@@ -53,13 +55,24 @@ impl Executable {
 
     /// Another program.
     pub fn open(path: &Path) -> io::Result<Executable> {
-        let _reserved = reserve()?;
+        let reserved = reserve()?;
         let file = File::options().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)?;
         // SAFETY: integers only; the new descriptor is nobody else's.
         let file = unsafe {
             OwnedFd::from_raw_fd(check(libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, ABOVE))?)
         };
-        Ok(Executable { file, _reserved })
+        Ok(Executable { file, reserved })
+    }
+
+    /// A program that is held open already.
+    pub fn held(file: OwnedFd) -> Executable {
+        Executable { file, reserved: Vec::new() }
+    }
+
+    /// Takes the numbers of the plan that have become free.
+    pub fn reserve(&mut self) -> io::Result<()> {
+        self.reserved.extend(reserve()?);
+        Ok(())
     }
 
     /// Starts a child; fails when it could not be forked or executed.
@@ -67,6 +80,9 @@ impl Executable {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let mut command = Command::new(path);
         command.arg0("forkgate").args(&request.args).stdin(Stdio::null());
+        if let Some(output) = request.output {
+            command.stdout(output.try_clone_to_owned()?).stderr(output.try_clone_to_owned()?);
+        }
         for name in NOT_FOR_CHILDREN {
             command.env_remove(name);
         }
@@ -86,17 +102,22 @@ impl Executable {
     }
 }
 
+impl AsFd for Executable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 /// Takes every free number of the plan, so that nothing else of the master's ever gets one: the pipe by which the
 /// standard library reports a failed `exec` must not be overwritten.
 fn reserve() -> io::Result<Vec<OwnedFd>> {
-    let null = OwnedFd::from(File::open("/dev/null")?);
     let mut reserved = Vec::new();
     loop {
-        let copy = null.try_clone()?;
-        if copy.as_raw_fd() > LAST {
+        let null = OwnedFd::from(File::open("/dev/null")?);
+        if null.as_raw_fd() > LAST {
             return Ok(reserved);
         }
-        reserved.push(copy);
+        reserved.push(null);
     }
 }
 
@@ -179,12 +200,10 @@ fn check(result: i32) -> io::Result<i32> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::os::fd::AsFd;
-
     use forkgate_shared::descriptors::{ADMIN_LISTENERS, CATALOG, ROWS, SETTINGS};
     use forkgate_shared::memfd;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::io::Read;
 
     use super::super::pidfd::Ending;
     use super::*;
@@ -202,7 +221,7 @@ mod tests {
         let mut descriptors: Vec<(BorrowedFd<'_>, RawFd)> = descriptors;
         descriptors.push((write.as_fd(), CONTROL));
         let args = vec!["-c".into(), script.into()];
-        let request = Request { args, descriptors, death_signal: libc::SIGKILL };
+        let request = Request { args, descriptors, death_signal: libc::SIGKILL, output: None };
         let (_, pidfd) = shell.spawn(&request).expect("spawn");
         drop(request);
         drop(write);
@@ -265,11 +284,12 @@ mod tests {
     #[test]
     fn what_cannot_be_executed_is_an_error_and_not_a_child() {
         let nothing = Executable::open(Path::new("/dev/null")).expect("open");
-        let request = Request { args: Vec::new(), descriptors: Vec::new(), death_signal: libc::SIGKILL };
+        let request =
+            Request { args: Vec::new(), descriptors: Vec::new(), death_signal: libc::SIGKILL, output: None };
         assert_eq!(nothing.spawn(&request).expect_err("exec").raw_os_error(), Some(libc::EACCES));
         let file = memfd::immutable("x", b"x").expect("memfd");
         let descriptors = vec![(file.as_fd(), ROWS), (file.as_fd(), ROWS)];
-        let twice = Request { args: Vec::new(), descriptors, death_signal: libc::SIGKILL };
+        let twice = Request { args: Vec::new(), descriptors, death_signal: libc::SIGKILL, output: None };
         assert_eq!(nothing.spawn(&twice).expect_err("plan").kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+use super::upgrade::{Keeper, Kept};
 
 /// How long to wait for the lock: a master that was just killed is gone within moments.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -57,13 +60,25 @@ pub enum StateDirError {
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl StateDir {
     /// Makes the directory if it is missing, makes it ours alone, locks it.
     pub fn lock(path: &Path) -> Result<StateDir, StateDirError> {
         StateDir::lock_within(path, PATIENCE)
+    }
+
+    /// Keeps the lock for another program of this process: it belongs to the open file.
+    pub fn save(&self, keeper: &mut Keeper) -> Kept {
+        keeper.keep(&*self.lock)
+    }
+
+    /// The directory, locked by the program before.
+    pub fn restore(path: &Path, lock: OwnedFd) -> io::Result<StateDir> {
+        let lock =
+            Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+        Ok(StateDir { path: path.to_owned(), lock })
     }
 
     fn lock_within(path: &Path, patience: Duration) -> Result<StateDir, StateDirError> {
@@ -73,7 +88,7 @@ impl StateDir {
         let mut told = false;
         loop {
             match try_lock(&path.join(LOCK)).map_err(failed)? {
-                Some(lock) => return Ok(StateDir { path: path.to_owned(), _lock: lock }),
+                Some(lock) => return Ok(StateDir { path: path.to_owned(), lock }),
                 None if Instant::now() >= deadline => {
                     let pid = fs::read_to_string(path.join(LOCK)).unwrap_or_default().trim().to_owned();
                     return Err(StateDirError::Locked { path: path.to_owned(), pid });

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use forkgate_shared::memfd;
 use forkgate_shared::settings::Settings;
+use serde::{Deserialize, Serialize};
+
+use super::upgrade::{Adopter, Keeper, Kept};
 
 /// One version of the settings.
 #[derive(Debug)]
@@ -57,6 +60,17 @@ pub struct Versions {
     catalogs: Vec<Catalog>,
 }
 
+/// What is written down for another program: never a candidate, because nothing is executed during a reload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    /// Number of the effective version.
+    pub number: u64,
+    /// Its settings, sealed.
+    pub settings: Kept,
+    /// The newest catalogs: of which database, which generation.
+    pub catalogs: Vec<(PathBuf, u64, Kept)>,
+}
+
 impl Version {
     /// Seals settings.
     pub fn new(number: u64, settings: Settings) -> io::Result<Version> {
@@ -69,6 +83,25 @@ impl Versions {
     /// Only one version yet, no catalog.
     pub fn new(current: Version) -> Versions {
         Versions { current, candidate: None, catalogs: Vec::new() }
+    }
+
+    /// Writes them down.
+    pub fn save(&self, keeper: &mut Keeper) -> Saved {
+        let settings = keeper.keep(&self.current.memfd);
+        let catalog = |known: &Catalog| (known.database.clone(), known.generation, keeper.keep(&known.memfd));
+        Saved { number: self.current.number, settings, catalogs: self.catalogs.iter().map(catalog).collect() }
+    }
+
+    /// Them again; `settings` are the effective version's as this program understands them.
+    pub fn restore(saved: Saved, settings: Settings, adopter: &mut Adopter) -> io::Result<Versions> {
+        // Sealed anew: this program's workers read what this program writes.
+        drop(adopter.adopt(saved.settings)?);
+        let current = Version::new(saved.number, settings)?;
+        let catalog = |(database, generation, memfd)| {
+            Ok(Catalog { database, generation, memfd: adopter.adopt(memfd)? })
+        };
+        let catalogs = saved.catalogs.into_iter().map(catalog).collect::<io::Result<_>>()?;
+        Ok(Versions { current, candidate: None, catalogs })
     }
 
     /// The effective version.

@@ -7,8 +7,12 @@
 //! and the child is reaped when its threads have had time to be gone. Meanwhile it is a zombie, which costs its number.
 
 use std::collections::VecDeque;
+use std::io;
+
+use serde::{Deserialize, Serialize};
 
 use super::pidfd::PidFd;
+use super::upgrade::{Adopter, Keeper, Kept};
 use crate::supervisor::Ns;
 
 /// Nanoseconds. Threads that end need some microseconds of CPU; on a crowded machine they get them within this.
@@ -25,7 +29,22 @@ struct Zombie {
     due: Ns,
 }
 
+/// What is written down for another program.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Saved(Vec<(i32, Kept, Ns)>);
+
 impl Zombies {
+    /// Writes them down.
+    pub fn save(&self, keeper: &mut Keeper) -> Saved {
+        Saved(self.0.iter().map(|zombie| (zombie.pid, keeper.keep(&zombie.pidfd), zombie.due)).collect())
+    }
+
+    /// Them again.
+    pub fn restore(saved: Saved, adopter: &mut Adopter) -> io::Result<Zombies> {
+        let zombie = |(pid, pidfd, due)| Ok(Zombie { pid, pidfd: PidFd::adopt(adopter.adopt(pidfd)?), due });
+        Ok(Zombies(saved.0.into_iter().map(zombie).collect::<io::Result<_>>()?))
+    }
+
     /// Keeps a child that has ended until it may be reaped.
     pub fn keep(&mut self, pid: i32, pidfd: PidFd, now: Ns) {
         self.0.push_back(Zombie { pid, pidfd, due: now + REST });

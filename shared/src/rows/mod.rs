@@ -25,12 +25,14 @@ pub use evidence::{Evidence, HISTORY, Reading};
 pub use histogram::{BOUNDS_NS, Histogram};
 pub use text::{Text, harmless, misleads};
 
+use serde::{Deserialize, Serialize};
+
 use crate::control::RecycleReason;
 use crate::memfd::{self, Mapping};
 use crate::verdict::Verdict;
 
 /// Version of this layout; part of the header.
-pub const VERSION: u64 = 4;
+pub const VERSION: u64 = 5;
 const MAGIC: u64 = u64::from_be_bytes(*b"fgrows\0\0");
 
 /// Slots whose accept queue the base has room for: the most workers and what TTIN adds.
@@ -142,7 +144,8 @@ impl Default for UpstreamGauges {
 }
 
 /// Why the master killed a worker: index into [`Base::kills`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum KillReason {
     /// Never READY within `GATEWAY_BOOT_TIMEOUT`.
     Boot,
@@ -201,6 +204,8 @@ pub struct Base {
     pub oom_kills: AtomicU64,
     /// 1 while there is a crash loop.
     pub degraded: AtomicU64,
+    /// Changes of the program that the master runs.
+    pub upgrades: AtomicU64,
     /// Voluntary replacements, by [`RecycleReason::index`].
     pub recycles: [AtomicU64; RecycleReason::ALL.len()],
     /// Kills by the master, by [`KillReason::index`].

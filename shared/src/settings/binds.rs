@@ -17,7 +17,8 @@ const UNIX: &str = "unix:";
 const MAX_PATH: usize = 107;
 
 /// One entry of `GATEWAY_BIND`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Bind {
     /// An address and a port; port 0 means: any free one.
     Tcp(SocketAddr),

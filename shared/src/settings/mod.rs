@@ -10,6 +10,7 @@ mod database_url;
 pub mod docs;
 mod draft;
 mod env_file;
+mod foreign;
 mod hosts;
 mod kubernetes;
 mod load;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use binds::{Bind, Binds, MAX_BINDS};
+pub use foreign::ForeignError;
 pub use load::{Loaded, Provenance, load_for};
 pub use problem::{Problem, SettingsErrors};
 pub use reload::Change;

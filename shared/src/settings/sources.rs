@@ -6,6 +6,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::problem::Problem;
 use super::{contextforge, env_file, kubernetes, suggest, table, toml_file};
 
@@ -16,7 +18,7 @@ const MAX_FILE: u64 = 1 << 20;
 const DIRECTORIES: [&str; 3] = ["STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"];
 
 /// What to read settings from.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Sources {
     /// From the command line: name and value, later ones win.
     pub flags: Vec<(String, String)>,

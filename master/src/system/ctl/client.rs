@@ -11,6 +11,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use serde::{Deserialize, Serialize};
+
+use super::super::upgrade::{Adopter, Keeper, Kept};
 use super::Turn;
 use super::messages::Operation;
 use crate::supervisor::Ns;
@@ -32,8 +35,25 @@ pub(super) struct Client {
     deadline: Option<Ns>,
 }
 
+/// What is written down for another program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Saved {
+    stream: Kept,
+    stage: Stage,
+    out: Vec<u8>,
+    deadline: Option<Ns>,
+}
+
+impl Saved {
+    /// The client again.
+    pub(super) fn restore(self, adopter: &mut Adopter) -> io::Result<Client> {
+        let stream = UnixStream::from(adopter.adopt(self.stream)?);
+        Ok(Client { stream, stage: self.stage, out: self.out, deadline: self.deadline })
+    }
+}
+
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Stage {
     Asking(Vec<u8>),
     Asked,
@@ -48,6 +68,16 @@ enum Stage {
 impl Client {
     pub(super) fn new(stream: UnixStream, now: Ns) -> Client {
         Client { stream, stage: Stage::Asking(Vec::new()), out: Vec::new(), deadline: Some(now + TIMEOUT) }
+    }
+
+    /// Writes it down.
+    pub(super) fn save(&self, keeper: &mut Keeper) -> Saved {
+        Saved {
+            stream: keeper.keep(&self.stream),
+            stage: self.stage.clone(),
+            out: self.out.clone(),
+            deadline: self.deadline,
+        }
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {

@@ -41,7 +41,8 @@ pub enum Request {
 pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"command":"reload"}, {"command":"pause","slot":0}, {"command":"resume","slot":0}"#;
 
 /// What takes its time, so that a client waits for its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Operation {
     /// New settings.
     Reload,
@@ -52,7 +53,7 @@ pub enum Operation {
 pub struct Answer {
     /// The master's process id.
     pub pid: u32,
-    /// `starting`, `serving`, `reloading` or `stopping`.
+    /// `starting`, `serving`, `reloading`, `upgrading` or `stopping`.
     pub state: String,
     /// The sentence of `systemctl status`.
     pub sentence: String,

@@ -19,12 +19,15 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 
+use serde::{Deserialize, Serialize};
+
 use client::Client;
 pub use messages::{
     Answer, Done, HeldBack, KNOWN, Operation, Outcome, Progress, Refusal, Request, Why, line, no_such_slot,
     refusal,
 };
 
+use super::upgrade::{Adopter, Keeper, Kept};
 use crate::supervisor::Ns;
 
 /// Clients at once; `ctl` is for people and probes.
@@ -67,6 +70,15 @@ pub enum Reply {
     Later(Operation, String),
 }
 
+/// What is written down for another program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    path: PathBuf,
+    listener: Kept,
+    next: u64,
+    clients: Vec<(u64, client::Saved)>,
+}
+
 /// The listening socket and its clients; the file is removed when dropped.
 #[derive(Debug)]
 pub struct Ctl {
@@ -104,6 +116,26 @@ impl Ctl {
         let listener = listener?;
         listener.set_nonblocking(true)?;
         Ok(Ctl { path: path.to_owned(), listener, clients: BTreeMap::new(), next: 0, rests_until: None })
+    }
+
+    /// Writes it down, with the clients and what they are owed, large answers excepted: who waits for one asks again.
+    pub fn save(&self, keeper: &mut Keeper) -> Saved {
+        let clients = self.clients.iter().filter(|(_, client)| client.owed() <= LARGE);
+        let clients = clients.map(|(id, client)| (*id, client.save(keeper))).collect();
+        Saved { path: self.path.clone(), listener: keeper.keep(&self.listener), next: self.next, clients }
+    }
+
+    /// It again.
+    pub fn restore(saved: Saved, adopter: &mut Adopter) -> io::Result<Ctl> {
+        let clients = saved.clients.into_iter().map(|(id, client)| Ok((id, client.restore(adopter)?)));
+        let clients = clients.collect::<io::Result<_>>()?;
+        let listener = UnixListener::from(adopter.adopt(saved.listener)?);
+        Ok(Ctl { path: saved.path, listener, clients, next: saved.next, rests_until: None })
+    }
+
+    /// The clients, and whether they wait for room to write.
+    pub fn clients(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>, bool)> {
+        self.clients.iter().map(|(id, client)| (*id, client.as_fd(), client.owed() > 0))
     }
 
     /// The listening socket.

@@ -15,12 +15,14 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use forkgate_shared::settings::Bind;
+use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
 use super::bind::{self, UnixSocket};
-use super::group::{Group, Shares};
+use super::group::{self, Group, Shares};
 use crate::supervisor::{MILLISECOND, Ns, SECOND, SlotId};
 use crate::system::steering;
+use crate::system::upgrade::{Adopter, Keeper, Kept};
 
 /// How often the queues of a retiring address are read.
 const POLL: Ns = 50 * MILLISECOND;
@@ -39,7 +41,7 @@ pub(super) struct Address {
 }
 
 /// See the module.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum State {
     /// Bound.
     Added,
@@ -50,7 +52,7 @@ pub(super) enum State {
 }
 
 /// How far a retiring address is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Retiring {
     since: Ns,
     /// The queues have been empty since.
@@ -68,7 +70,44 @@ enum Sockets {
     Unix(UnixSocket),
 }
 
+/// What is written down for another program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Saved {
+    bind: Bind,
+    state: State,
+    sockets: SavedSockets,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum SavedSockets {
+    Group(group::Saved),
+    Shared(Kept),
+    Unix(bind::Saved),
+}
+
+impl Saved {
+    /// The address again.
+    pub(super) fn restore(self, adopter: &mut Adopter) -> io::Result<Address> {
+        let sockets = match self.sockets {
+            SavedSockets::Group(group) => Sockets::Group(group.restore(adopter)?),
+            SavedSockets::Shared(socket) => Sockets::Shared(adopter.adopt(socket)?),
+            SavedSockets::Unix(socket) => Sockets::Unix(socket.restore(adopter)?),
+        };
+        Ok(Address { bind: self.bind, state: self.state, sockets })
+    }
+}
+
 impl Address {
+    /// Writes it down.
+    pub(super) fn save(&self, keeper: &mut Keeper) -> Saved {
+        let sockets = match &self.sockets {
+            Sockets::Group(group) => SavedSockets::Group(group.save(keeper)),
+            Sockets::Shared(socket) => SavedSockets::Shared(keeper.keep(socket)),
+            Sockets::Unix(socket) => SavedSockets::Unix(socket.save(keeper)),
+        };
+        Saved { bind: self.bind.clone(), state: self.state.clone(), sockets }
+    }
+
     /// An address for clients, bound: a TCP one for each of `slots`.
     pub(super) fn for_clients(bind: &Bind, slots: impl Iterator<Item = SlotId>) -> io::Result<Address> {
         let sockets = match bind {

@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use forkgate_shared::settings::Bind;
 use nix::sys::stat::{Mode, umask};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+
+use crate::system::upgrade::{Adopter, Keeper, Kept};
 
 /// How long to wait for an address at the start: the orphans of a killed master close their copies within moments.
 pub(super) const ADDRESS_PATIENCE: Duration = Duration::from_secs(5);
@@ -134,7 +137,27 @@ pub(super) struct UnixSocket {
     identity: (u64, u64),
 }
 
+/// What is written down for another program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Saved {
+    socket: Kept,
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Saved {
+    /// The socket again.
+    pub(super) fn restore(self, adopter: &mut Adopter) -> io::Result<UnixSocket> {
+        Ok(UnixSocket { socket: adopter.adopt(self.socket)?, path: self.path, identity: self.identity })
+    }
+}
+
 impl UnixSocket {
+    /// Writes it down.
+    pub(super) fn save(&self, keeper: &mut Keeper) -> Saved {
+        Saved { socket: keeper.keep(&self.socket), path: self.path.clone(), identity: self.identity }
+    }
+
     /// Bound, not listening. A socket that nobody listens on any more makes way: the caller holds the lock of the state
     /// directory, so it is a dead master's.
     ///

@@ -8,11 +8,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
 use super::bind;
 use crate::supervisor::SlotId;
 use crate::system::steering;
+use crate::system::upgrade::{Adopter, Keeper, Kept};
 
 /// Which slots get new clients, and how many parts of them each. A slot that is not named gets none.
 pub type Shares = Vec<(SlotId, u32)>;
@@ -27,7 +29,30 @@ pub(super) struct Group {
     order: Vec<SlotId>,
 }
 
+/// What is written down for another program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Saved {
+    address: SocketAddr,
+    sockets: Vec<(SlotId, Kept)>,
+    order: Vec<SlotId>,
+}
+
+impl Saved {
+    /// The group again.
+    pub(super) fn restore(self, adopter: &mut Adopter) -> io::Result<Group> {
+        let sockets = self.sockets.into_iter().map(|(slot, socket)| Ok((slot, adopter.adopt(socket)?)));
+        let sockets = sockets.collect::<io::Result<_>>()?;
+        Ok(Group { address: self.address, sockets, order: self.order })
+    }
+}
+
 impl Group {
+    /// Writes it down.
+    pub(super) fn save(&self, keeper: &mut Keeper) -> Saved {
+        let sockets = self.sockets.iter().map(|(slot, socket)| (*slot, keeper.keep(socket))).collect();
+        Saved { address: self.address, sockets, order: self.order.clone() }
+    }
+
     /// Binds a socket per slot; none listens.
     pub(super) fn bind(address: SocketAddr, slots: impl Iterator<Item = SlotId>) -> io::Result<Group> {
         let mut group = Group { address, sockets: BTreeMap::new(), order: Vec::new() };

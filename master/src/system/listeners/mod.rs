@@ -20,7 +20,9 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use forkgate_shared::settings::{Bind, Binds};
+use serde::{Deserialize, Serialize};
 
+use super::upgrade::{Adopter, Keeper};
 use crate::supervisor::SlotId;
 use address::{Address, State};
 pub use bind::ListenError;
@@ -64,7 +66,40 @@ pub struct Listeners {
     proposal: Option<Wanted>,
 }
 
+/// What is written down for another program: never a proposal, because nothing is executed during a reload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    backlog: i32,
+    clients: Vec<address::Saved>,
+    admin: Vec<address::Saved>,
+    slots: BTreeSet<SlotId>,
+    shares: Option<Shares>,
+}
+
+impl Saved {
+    /// The listeners again.
+    pub fn restore(self, adopter: &mut Adopter) -> io::Result<Listeners> {
+        let Saved { backlog, clients, admin, slots, shares } = self;
+        let mut restore = |saved: Vec<address::Saved>| {
+            saved.into_iter().map(|saved| saved.restore(adopter)).collect::<io::Result<Vec<Address>>>()
+        };
+        let (clients, admin) = (restore(clients)?, restore(admin)?);
+        Ok(Listeners { backlog, clients, admin, slots, shares, proposal: None })
+    }
+}
+
 impl Listeners {
+    /// Writes them down.
+    pub fn save(&self, keeper: &mut Keeper) -> Saved {
+        Saved {
+            backlog: self.backlog,
+            clients: self.clients.iter().map(|address| address.save(keeper)).collect(),
+            admin: self.admin.iter().map(|address| address.save(keeper)).collect(),
+            slots: self.slots.clone(),
+            shares: self.shares.clone(),
+        }
+    }
+
     /// Makes sure that nobody else has the addresses, then listens for `slots` slots and on the admin port. Waits some
     /// seconds for an address that is in use.
     pub fn open(wanted: &Wanted, slots: u32) -> Result<Listeners, ListenError> {

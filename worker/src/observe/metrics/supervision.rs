@@ -15,6 +15,14 @@ pub(super) fn render(page: &mut Page, base: &Base) {
             .map(|reason| ([reason.as_str().to_owned()], base.recycles[reason.index()].load(Relaxed))),
     );
     page.counter(
+        (
+            "forkgate_upgrades_total",
+            "Times that the master became another program, there and back counted twice.",
+            &[],
+        ),
+        [(Labels::new(), base.upgrades.load(Relaxed))],
+    );
+    page.counter(
         ("forkgate_crashes_total", "Workers that died without being asked to.", &[]),
         [(Labels::new(), base.crashes.load(Relaxed))],
     );
