@@ -1,13 +1,15 @@
 //! Connections move from a worker that is replaced to the next one: clients that keep theirs never see a close.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, STOP_LIMIT, Setup};
-use forkgate_tests::http::{Connection, Failure, Request};
+use forkgate_tests::http::{Connection, Failure, Peer, Request};
 use forkgate_tests::mcp;
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
+use forkgate_tests::upstream::free_port;
 use forkgate_tests::{note, wait};
 use serde_json::json;
 
@@ -17,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "handover_keeps_every_connection", limit: LIMIT, run: every_connection },
     Test { name: "handover_off_announces_every_close", limit: LIMIT, run: off },
     Test { name: "handover_takes_along_what_was_half_sent", limit: LIMIT, run: half_sent },
+    Test { name: "handover_works_for_every_kind_of_address", limit: LIMIT, run: kinds },
     Test { name: "handover_moves_2000_idle_connections", limit: LIMIT, run: many },
     Test { name: "handover_to_an_heir_that_is_killed_loses_only_its_own", limit: LIMIT, run: killed_heir },
     Test { name: "handover_to_the_next_slot_when_one_goes_away", limit: LIMIT, run: fewer_workers },
@@ -159,6 +162,28 @@ fn half_sent() -> Verdict {
     }
     for client in clients.iter_mut().chain([&mut silent, &mut operator]) {
         assert_eq!(client.exchange(&version()).expect("an answer").status(), 200);
+    }
+    gateway.stop();
+    Ok(())
+}
+
+/// IPv4, IPv6, a unix socket: over three replacements each connection is the first one.
+fn kinds() -> Verdict {
+    let setup = Setup::new().workers(1).set("GATEWAY_KEEPALIVE_GRACE", LONG_GRACE);
+    let path = setup.state_dir().parent().expect("a directory").join("http.sock");
+    let four = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let six = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], free_port()));
+    let gateway = setup.set("GATEWAY_BIND", format!("{four},{six},unix:{}", path.display())).start();
+    let peers = [Peer::from(four), Peer::from(six), Peer::from(path)];
+    let open = |peer: &Peer| Connection::open(peer, EXCHANGE_LIMIT).expect("a connection");
+    let mut clients = peers.each_ref().map(open);
+    for turn in 0..=3 {
+        for (client, peer) in clients.iter_mut().zip(&peers) {
+            let answer = client.exchange(&version()).unwrap_or_else(|failure| panic!("{peer:?}: {failure}"));
+            assert_eq!((answer.status(), client.close_announced), (200, false), "{peer:?}");
+        }
+        assert_eq!(gateway.wait_settled().handed_over, 3 * turn);
+        replace(&gateway, 0);
     }
     gateway.stop();
     Ok(())
