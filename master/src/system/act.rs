@@ -58,9 +58,7 @@ impl Master {
             Action::DiscardSettings(number) => {
                 base.settings_generation.store(number, Relaxed);
                 self.versions.discard();
-                if self.listeners.discard() {
-                    self.tell_of_added_listeners(false);
-                }
+                self.discard_addresses();
                 self.show_catalog_generation();
             }
             Action::Target(target) => base.target.store(u64::from(target), Relaxed),
@@ -177,7 +175,7 @@ impl Master {
     }
 
     /// Workers that hold listeners of a reload that is over begin to accept, or close them.
-    fn tell_of_added_listeners(&self, in_force: bool) {
+    pub(super) fn tell_of_added_listeners(&self, in_force: bool) {
         for child in self.children.values().filter(|child| matches!(child.role, Role::Worker { .. })) {
             let message = ToChild::AddedListeners { in_force };
             let sent = child.control.as_ref().map(|control| control.send(&message, None));

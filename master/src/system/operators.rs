@@ -84,6 +84,11 @@ impl Master {
     }
 
     fn pause(&mut self, slot: u32) -> Vec<u8> {
+        if !self.listeners.can_steer() {
+            return refusal(
+                "all clients come over unix sockets, which belong to no slot: whichever worker is free takes them",
+            );
+        }
         match self.supervisor.why_not_pause(SlotId(slot)) {
             None => {
                 self.events.push_back(Event::Order(Order::Pause(SlotId(slot))));

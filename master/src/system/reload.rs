@@ -67,6 +67,9 @@ impl Master {
 
     pub(super) fn reload_ends(&mut self, how: Reloaded) {
         self.attempt.ended = Some(how);
+        if how != Reloaded::Done {
+            self.discard_addresses();
+        }
         self.notifier.ready();
         let outcome = Outcome {
             ok: how == Reloaded::Done,
@@ -76,6 +79,13 @@ impl Master {
             settings_generation: self.versions.current().number,
         };
         self.answer_operators(Operation::Reload, &outcome);
+    }
+
+    /// Addresses that it added are given up, whatever it was that it failed at.
+    pub(super) fn discard_addresses(&mut self) {
+        if self.listeners.discard() {
+            self.tell_of_added_listeners(false);
+        }
     }
 
     /// Says how far the reload is.

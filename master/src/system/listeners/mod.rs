@@ -168,6 +168,11 @@ impl Listeners {
         }
     }
 
+    /// True when there is an address at which the kernel chooses among the slots.
+    pub fn can_steer(&self) -> bool {
+        self.clients.iter().any(|address| address.bind.tcp().is_some())
+    }
+
     /// Connections that wait for the worker of a slot.
     pub fn queue_length(&self, slot: SlotId) -> io::Result<u32> {
         self.clients.iter().map(|address| address.queue_length(slot)).sum()

@@ -133,3 +133,122 @@ fn refuse_ours<'a>(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpStream};
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::supervisor::{MILLISECOND, SECOND, SlotId};
+
+    /// Ports that nobody has right now.
+    fn free<const N: usize>() -> [SocketAddr; N] {
+        let sockets = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+        sockets.map(|socket| socket.local_addr().expect("address"))
+    }
+
+    fn wanted(bind: &str, admin_bind: SocketAddr) -> Wanted {
+        Wanted { bind: Binds::parse(bind).expect("addresses"), admin_bind, backlog: 16 }
+    }
+
+    fn hears(address: SocketAddr) -> bool {
+        TcpStream::connect_timeout(&address, Duration::from_millis(150)).is_ok()
+    }
+
+    /// Looks until nothing retires any more; nobody accepts here, so nobody may connect either.
+    fn retire_all(listeners: &mut Listeners, mut now: Ns) {
+        while listeners.next_deadline().is_some() {
+            listeners.continue_retiring(now);
+            now += 50 * MILLISECOND;
+            assert!(now < 100 * SECOND, "it has an end");
+        }
+    }
+
+    fn unix(path: &Path) -> String {
+        format!("unix:{}", path.display())
+    }
+
+    #[test]
+    fn what_is_proposed_listens_when_it_is_committed_and_is_gone_when_it_is_discarded() {
+        let [old, new, admin, new_admin] = free();
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("http.sock");
+        let mut listeners = Listeners::open(&wanted(&old.to_string(), admin), 2).expect("open");
+        let next = wanted(&format!("{new},{}", unix(&path)), new_admin);
+        listeners.propose(&next).expect("free");
+        assert!(hears(old) && !hears(new) && !hears(new_admin) && path.exists());
+        let worker = listeners.inherited(SlotId(1)).expect("a slot");
+        assert_eq!((worker.clients.len(), worker.admin.len()), (3, 2), "the union");
+        assert!(listeners.discard() && !path.exists());
+        assert!(!listeners.discard(), "nothing left to take back");
+        assert_eq!(listeners.shown(), [old.to_string()]);
+
+        listeners.propose(&next).expect("still free");
+        assert!(listeners.commit(SECOND), "workers are to be told");
+        assert!(!hears(old) && hears(new) && !hears(admin) && hears(new_admin));
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+        assert_eq!(listeners.shown(), [format!("{old} (retiring)"), new.to_string(), unix(&path)]);
+        retire_all(&mut listeners, SECOND);
+        assert_eq!(listeners.shown(), [new.to_string(), unix(&path)]);
+        assert!(
+            TcpStream::connect(old).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+        );
+        listeners.close_all();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_address_that_retires_can_come_back() {
+        let [first, second, admin] = free();
+        let mut listeners = Listeners::open(&wanted(&first.to_string(), admin), 2).expect("open");
+        let other = wanted(&second.to_string(), admin);
+        listeners.propose(&other).expect("free");
+        listeners.commit(SECOND);
+        assert!(!hears(first));
+        let both = wanted(&format!("{first},{second}"), admin);
+        listeners.propose(&both).expect("both are ours");
+        listeners.continue_retiring(90 * SECOND);
+        assert_eq!(listeners.next_deadline(), None, "it is not shut while it may come back");
+        listeners.discard();
+        assert!(!hears(first), "it goes after all");
+        listeners.propose(&both).expect("both are ours");
+        assert!(!listeners.commit(91 * SECOND), "nobody needs to be told: who has it accepts from it");
+        assert!(hears(first) && hears(second));
+    }
+
+    #[test]
+    fn what_cannot_be_had_changes_nothing() {
+        let [old, free, admin] = free();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let taken = (taken.local_addr().expect("address"), taken);
+        let mut listeners = Listeners::open(&wanted(&old.to_string(), admin), 1).expect("open");
+        for (next, words) in [
+            (wanted(&format!("{old},{free},{}", taken.0), admin), "in use by another process"),
+            (wanted(&format!("{old},{free}"), taken.0), "in use by another process"),
+            (wanted(&format!("{old},{admin}"), free), "still in use by this gateway"),
+            (wanted(&free.to_string(), old), "still in use by this gateway"),
+        ] {
+            let error = listeners.propose(&next).expect_err(words).to_string();
+            assert!(error.contains(words), "{error}");
+            assert_eq!((listeners.shown(), listeners.admin.len()), (vec![old.to_string()], 1));
+            assert!(!listeners.commit(0), "nothing is proposed");
+            assert!(hears(old) && hears(admin) && !hears(free));
+        }
+    }
+
+    #[test]
+    fn an_address_within_another_one_takes_over_from_it() {
+        let [narrow, admin] = free();
+        let wide = SocketAddr::from(([0, 0, 0, 0], narrow.port()));
+        let mut listeners = Listeners::open(&wanted(&narrow.to_string(), admin), 2).expect("open");
+        for (next, addresses) in [(wide, wide), (narrow, narrow)] {
+            listeners.propose(&wanted(&next.to_string(), admin)).expect("the other one is ours");
+            listeners.commit(SECOND);
+            retire_all(&mut listeners, SECOND);
+            assert!(hears(narrow));
+            assert_eq!(listeners.shown(), [addresses.to_string()]);
+        }
+    }
+}
