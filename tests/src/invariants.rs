@@ -99,6 +99,11 @@ impl Invariants {
         self.may_die += 1;
     }
 
+    /// A child that serves nobody yet, or nobody new any more, is being killed by somebody else.
+    pub fn kill_idle(&mut self) {
+        self.may_die += 1;
+    }
+
     /// This worker is well again.
     pub fn heal(&mut self, pid: u32) {
         self.wounds.retain(|_, wounded| *wounded != pid);

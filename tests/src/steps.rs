@@ -20,6 +20,8 @@ pub enum Step {
     Ctl(&'static [&'static str]),
     /// `kill -9` of a worker.
     Kill(Pick),
+    /// `kill -9` of any child of the master: one that boots, one that drains, one that is no worker.
+    KillChild(Pick),
     /// A worker ends by SIGABRT, as one does whose memory is corrupt.
     Abort(Pick),
     /// TERM to a worker, which asks for a replacement.
@@ -83,7 +85,17 @@ const WRONG: [&str; 4] = [
 ];
 
 /// Words to `ctl`.
-const WORDS: [&[&str]; 5] = [&["status"], &["why", "0"], &["reload"], &["reload"], &["reload", "--json"]];
+const WORDS: [&[&str]; 9] = [
+    &["status"],
+    &["why", "0"],
+    &["reload"],
+    &["reload"],
+    &["reload", "--json"],
+    &["pause", "0"],
+    &["pause", "1"],
+    &["resume", "0"],
+    &["resume", "1"],
+];
 
 /// The steps of a seed, each with the pause before it; they never end.
 pub struct Steps(StdRng);
@@ -109,10 +121,11 @@ impl Steps {
             12..22 => Step::Signal(Signal::SIGTTIN),
             22..32 => Step::Signal(Signal::SIGTTOU),
             32..36 => Step::Signal(Signal::SIGUSR1),
-            36..42 => Step::Ctl(self.one_of(&WORDS)),
-            42..48 => Step::Kill(self.pick()),
+            36..44 => Step::Ctl(self.one_of(&WORDS)),
+            44..48 => Step::Kill(self.pick()),
             48..50 => Step::Abort(self.pick()),
-            50..56 => Step::Ask(self.pick()),
+            50..53 => Step::KillChild(self.pick()),
+            53..56 => Step::Ask(self.pick()),
             56..64 => Step::StopWorker(self.pick(), self.0.random_range(50..4_000)),
             64..70 => Step::StopMaster(self.0.random_range(20..3_000)),
             70..82 => Step::Fault(&FAULTS[self.0.random_range(0..FAULTS.len())]),
@@ -142,6 +155,7 @@ impl fmt::Display for Step {
             Step::Signal(signal) => write!(f, "{signal} to the master"),
             Step::Ctl(words) => write!(f, "ctl {}", words.join(" ")),
             Step::Kill(_) => f.write_str("kill -9 of a worker"),
+            Step::KillChild(_) => f.write_str("kill -9 of a child"),
             Step::Abort(_) => f.write_str("a worker aborts"),
             Step::Ask(_) => f.write_str("TERM to a worker"),
             Step::StopWorker(_, ms) => write!(f, "a worker stands still for {ms} ms"),
