@@ -121,6 +121,8 @@ pub enum ToChild {
         /// The reload has succeeded.
         in_force: bool,
     },
+    /// The log file was moved away: open it anew; answered with [`FromChild::LogReopened`].
+    ReopenLog,
     /// Write down what is going on inside; answered with [`FromChild::Report`].
     Report {
         /// What the master is about to kill it for.
@@ -151,6 +153,11 @@ pub enum FromChild {
     },
     /// What it found out about itself: a sealed memfd with JSON (`report::Inside`) is attached.
     Report,
+    /// The log file is open anew.
+    LogReopened {
+        /// Why it is not.
+        error: Option<String>,
+    },
     /// The child cannot start (exit code 3 or 4 follows), or its event loop has panicked; the text is for the operator.
     BootFailed {
         /// What is wrong, where, and what to do.

@@ -1,7 +1,8 @@
-//! Logs: one line per event on stderr, for people (text) or for machines (JSON). A line that cannot be written is
-//! dropped; logging never fails and never panics.
+//! Logs: one line per event on stderr or in a file, for people (text) or for machines (JSON). A line that cannot be
+//! written is dropped; logging never fails and never panics.
 
 mod recent;
+mod sink;
 
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
@@ -20,6 +21,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
 pub use recent::last_lines;
+pub use sink::{reopen, to_file, try_file};
 
 use crate::calendar::rfc3339;
 use crate::rows::misleads;
@@ -49,7 +51,7 @@ pub fn init(format: LogFormat, level: &str, role: &str) {
         Lines { role: role.to_owned(), pid: std::process::id(), colour: std::io::stderr().is_terminal() };
     let layer = tracing_subscriber::fmt::layer()
         .with_ansi(lines.colour)
-        .with_writer(std::io::stderr)
+        .with_writer(sink::Sink)
         .log_internal_errors(false)
         .event_format(lines);
     let subscriber = tracing_subscriber::registry().with(filter).with(layer);
@@ -114,7 +116,7 @@ impl Lines {
     }
 
     fn text(&self, millis: u64, level: Level, target: &str, mut fields: Map<String, Value>) -> String {
-        let level = match (self.colour, level) {
+        let level = match (self.colour && !sink::is_file(), level) {
             (false, level) => format!("{level:<5}"),
             (true, Level::ERROR) => format!("\x1b[31m{level:<5}\x1b[0m"),
             (true, Level::WARN) => format!("\x1b[33m{level:<5}\x1b[0m"),

@@ -68,16 +68,11 @@ fn orderly_ends() -> Verdict {
     Ok(())
 }
 
-/// Other servers of this kind reopen logs on USR1 and upgrade on USR2; their default would end the master.
+/// Other servers of this kind end workers on WINCH; the default of ALRM would end the master.
 fn meaningless_signals() -> Verdict {
     let gateway = Setup::new().start();
     let before = gateway.wait_settled();
-    for (signal, name) in [
-        (Signal::SIGUSR1, "USR1"),
-        (Signal::SIGUSR2, "USR2"),
-        (Signal::SIGWINCH, "WINCH"),
-        (Signal::SIGALRM, "ALRM"),
-    ] {
+    for (signal, name) in [(Signal::SIGWINCH, "WINCH"), (Signal::SIGALRM, "ALRM")] {
         gateway.signal(signal);
         let said = format!("signal={name}");
         wait::until_true(&said, STOP_LIMIT, || gateway.log_text().contains(&said));
@@ -89,7 +84,6 @@ fn meaningless_signals() -> Verdict {
     Ok(())
 }
 
-/// A damaged key file: no worker can start, and starting one again would not help.
 /// Trying again may help (3), or will not before somebody changes something (4).
 fn worker_cannot_boot() -> Verdict {
     type Spoil = fn(&std::path::Path) -> std::io::Result<()>;

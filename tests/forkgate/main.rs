@@ -31,6 +31,7 @@ mod schedule;
 mod second;
 mod sessions;
 mod settings;
+mod signals;
 mod stalled_slot;
 mod steering;
 mod storm;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         harness::TESTS,
         claims::TESTS,
         settings::TESTS,
+        signals::TESTS,
         cli::TESTS,
         demo::TESTS,
         auth::TESTS,

@@ -57,6 +57,7 @@ Steer it (signals to the master):
   HUP    re-read --env-file and --config, replace the workers one by one, lose nothing
   TTIN   one worker more
   TTOU   one worker less
+  USR1   open the log file anew
   USR2   become the program that is installed now, replace the workers one by one, lose nothing
   TERM   finish what was begun, then leave
   INT    leave now

@@ -29,6 +29,14 @@ pub fn start(sources: Sources, demo: Option<DemoOptions>) -> ExitCode {
         Ok(loaded) => loaded,
         Err(errors) => return super::invalid(&errors),
     };
+    if let Err(error) = log::to_file(loaded.settings.log_file.as_deref()) {
+        let path = loaded.settings.log_file.as_deref().unwrap_or(std::path::Path::new("")).display();
+        let what = format!(
+            "GATEWAY_LOG_FILE {path} cannot be opened: {error}; let forkgate's user write there, or set another"
+        );
+        super::output::complain("error", &what);
+        return ExitCode::from(super::SETTINGS_INVALID);
+    }
     log::init(loaded.settings.log_format, &loaded.settings.log_level, "master");
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");

@@ -53,6 +53,9 @@ impl Master {
                 }
                 let settings = &self.versions.current().settings;
                 self.stored_separator = Some(settings.tool_name_separator.clone());
+                if let Err(error) = forkgate_shared::log::to_file(settings.log_file.as_deref()) {
+                    tracing::error!(%error, "GATEWAY_LOG_FILE cannot be opened: lines go on to where they went");
+                }
                 forkgate_shared::log::init(settings.log_format, &settings.log_level, super::LOG_ROLE);
             }
             Action::DiscardSettings(number) => {

@@ -20,6 +20,7 @@ use super::outside::Looks;
 use super::pidfd::{Ending, peek_any, reap_unknown};
 use super::poller::{Poller, Source};
 use super::reload::Attempt;
+use super::reopen::Reopening;
 use super::report::{Reports, Subject, how};
 use super::signals::Signals;
 use super::spawn::Executable;
@@ -76,6 +77,7 @@ pub struct Master {
     pub(super) last_failure: Option<String>,
     pub(super) oom_kills: OomKills,
     pub(super) upgrade: Upgrade,
+    pub(super) reopening: Reopening,
     pub(super) events: VecDeque<Event>,
     pub(super) started: Ns,
     pub(super) exit: Option<u8>,
@@ -206,9 +208,15 @@ impl Master {
     }
 
     pub(super) fn take_signals(&mut self) {
-        let (orders, child) = self.signals.take();
-        self.events.extend(orders.into_iter().map(Event::Order));
-        if child {
+        let arrived = self.signals.take();
+        self.events.extend(arrived.orders.into_iter().map(Event::Order));
+        if arrived.reopen_logs {
+            self.reopen_logs();
+        }
+        if arrived.dump {
+            self.dump_state();
+        }
+        if arrived.child {
             self.reap_strangers();
         }
     }
@@ -253,6 +261,7 @@ impl Master {
             FromChild::WantRecycle { reason } => self.events.push_back(Event::WantRecycle(id, reason)),
             FromChild::Catalog { generation } => self.publish(id, generation, fd),
             FromChild::Report => self.hear_report(id, fd),
+            FromChild::LogReopened { error } => self.log_reopened(id, error),
             FromChild::BootFailed { message } => {
                 tracing::error!(pid = child.pid, "{}: {message}", name(child.role));
                 if self.supervisor.is_upgrading() {
@@ -299,6 +308,7 @@ impl Master {
             Role::Migrate | Role::Companion => None,
         };
         let reported = self.watch_no_more(id);
+        self.reopens_no_more(id);
         self.deaths.insert(id, Death { failure, role, subject, reported });
         if let Some(child) = self.children.remove(&id) {
             self.zombies.keep(child.pid, child.pidfd, monotonic_ns());

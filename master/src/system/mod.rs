@@ -8,6 +8,7 @@ mod act;
 mod child;
 mod crash_dir;
 pub mod ctl;
+mod dump;
 mod facts;
 mod failure;
 mod listeners;
@@ -20,6 +21,7 @@ mod pidfd;
 mod poller;
 mod proc_fs;
 mod reload;
+mod reopen;
 mod report;
 mod signals;
 mod spawn;
@@ -50,6 +52,7 @@ use listeners::{ListenError, Listeners, Wanted};
 use master::Master;
 use oom::OomKills;
 use outside::Looks;
+use reopen::Reopening;
 use report::Reports;
 use state_dir::{StateDir, StateDirError};
 use upgrade::Upgrade;
@@ -181,6 +184,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         demo: options.demo,
         attempt: reload::Attempt::default(),
         last_failure: None,
+        reopening: Reopening::default(),
         oom_kills: OomKills::from_now_on(),
         upgrade: Upgrade::new(options.catalog_layout),
         events: VecDeque::new(),

@@ -128,7 +128,7 @@ impl Master {
         }
     }
 
-    fn answer(&self) -> Answer {
+    pub(super) fn answer(&self) -> Answer {
         let held_back = self.supervisor.held_back(monotonic_ns()).into_iter();
         Answer {
             pid: std::process::id(),

@@ -121,6 +121,10 @@ impl Master {
             tracing::warn!("{warning}");
         }
         let settings = loaded.settings.clone().with_fixed_of(running);
+        if let Some(path) = &settings.log_file {
+            forkgate_shared::log::try_file(path)
+                .map_err(|error| format!("GATEWAY_LOG_FILE {} cannot be opened: {error}", path.display()))?;
+        }
         let changes = Settings::reload_changes(running, &loaded.settings, &settings);
         for change in &changes {
             tracing::info!("reload: {change}");

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use signal_hook::SigId;
 use signal_hook::consts::{
-    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
+    SIGABRT, SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH,
 };
 use signal_hook::low_level::{pipe, unregister};
 
@@ -20,12 +20,19 @@ enum Meaning {
     Order(Order),
     /// A child may have ended.
     Child,
-    /// Nothing here. Other servers of this kind reopen logs or upgrade by it, and its default would end the master.
-    Nothing(&'static str),
+    /// The log file is opened anew.
+    ReopenLogs,
+    /// The state is written down.
+    Dump,
+    /// Nothing, for this reason. Its default may be to end the master.
+    Nothing(&'static str, &'static str),
 }
 
+/// gunicorn ends the workers of an old master by it; here the same master goes on with another program.
+const NO_SECOND_MASTER: &str = "there is never a second master whose workers could go";
+
 /// What the signals mean; the same one twice before it is read counts once or twice, as the kernel likes.
-const MEANINGS: [(i32, Meaning); 11] = [
+const MEANINGS: [(i32, Meaning); 12] = [
     (SIGCHLD, Meaning::Child),
     (SIGHUP, Meaning::Order(Order::Reload)),
     (SIGTERM, Meaning::Order(Order::Drain)),
@@ -33,11 +40,25 @@ const MEANINGS: [(i32, Meaning); 11] = [
     (SIGQUIT, Meaning::Order(Order::Quick)),
     (SIGTTIN, Meaning::Order(Order::MoreWorkers)),
     (SIGTTOU, Meaning::Order(Order::FewerWorkers)),
-    (SIGUSR1, Meaning::Nothing("USR1")),
+    (SIGUSR1, Meaning::ReopenLogs),
+    (SIGABRT, Meaning::Dump),
     (SIGUSR2, Meaning::Order(Order::Upgrade { patience: 0 })),
-    (SIGWINCH, Meaning::Nothing("WINCH")),
-    (SIGALRM, Meaning::Nothing("ALRM")),
+    (SIGWINCH, Meaning::Nothing("WINCH", NO_SECOND_MASTER)),
+    (SIGALRM, Meaning::Nothing("ALRM", "it has no meaning here")),
 ];
+
+/// What signals ask for.
+#[derive(Debug, Default)]
+pub struct Arrived {
+    /// For the supervisor.
+    pub orders: Vec<Order>,
+    /// A child may have ended.
+    pub child: bool,
+    /// The log file was moved away.
+    pub reopen_logs: bool,
+    /// Somebody wants to see the state.
+    pub dump: bool,
+}
 
 /// The receiving ends, one per signal; the handlers are there as long as this is.
 #[derive(Debug)]
@@ -64,27 +85,29 @@ impl Signals {
         self.ends.iter().map(|(end, _)| end.as_fd())
     }
 
-    /// What arrived since the last call: orders, and whether a child may have ended.
-    pub fn take(&mut self) -> (Vec<Order>, bool) {
-        let (mut orders, mut child) = (Vec::new(), false);
+    /// What arrived since the last call.
+    pub fn take(&mut self) -> Arrived {
+        let mut arrived = Arrived::default();
         // Far more than can arrive between two turns, and a bound.
         let mut bytes = [0u8; 64];
         for (end, meaning) in &mut self.ends {
             let count = end.read(&mut bytes).unwrap_or(0);
+            if count == 0 {
+                continue;
+            }
             match *meaning {
                 // Steps are counted; everything else is the same when said twice.
                 Meaning::Order(order @ (Order::MoreWorkers | Order::FewerWorkers)) => {
-                    orders.extend(std::iter::repeat_n(order, count));
+                    arrived.orders.extend(std::iter::repeat_n(order, count));
                 }
-                Meaning::Order(order) => orders.extend((count > 0).then_some(order)),
-                Meaning::Child => child |= count > 0,
-                Meaning::Nothing(name) if count > 0 => {
-                    tracing::info!(signal = name, "this signal has no meaning here and is ignored");
-                }
-                Meaning::Nothing(_) => {}
+                Meaning::Order(order) => arrived.orders.push(order),
+                Meaning::Child => arrived.child = true,
+                Meaning::ReopenLogs => arrived.reopen_logs = true,
+                Meaning::Dump => arrived.dump = true,
+                Meaning::Nothing(name, why) => tracing::info!(signal = name, "ignored: {why}"),
             }
         }
-        (orders, child)
+        arrived
     }
 }
 
@@ -127,12 +150,14 @@ mod tests {
     #[test]
     fn steps_are_counted_and_other_orders_are_not() {
         let mut signals = Signals::install().expect("install");
-        for signal in [SIGTTIN, SIGTTIN, SIGHUP, SIGHUP, SIGTTOU] {
+        for signal in [SIGTTIN, SIGTTIN, SIGHUP, SIGHUP, SIGTTOU, SIGUSR1, SIGABRT, SIGWINCH] {
             raise(signal).expect("raise");
         }
-        let (orders, _) = signals.take();
-        assert_eq!(orders, [Order::Reload, Order::MoreWorkers, Order::MoreWorkers, Order::FewerWorkers]);
-        assert_eq!(signals.take().0, []);
+        let arrived = signals.take();
+        let orders = [Order::Reload, Order::MoreWorkers, Order::MoreWorkers, Order::FewerWorkers];
+        assert_eq!((arrived.orders.as_slice(), arrived.reopen_logs, arrived.dump), (&orders[..], true, true));
+        let nothing = signals.take();
+        assert!(nothing.orders.is_empty() && !nothing.reopen_logs && !nothing.dump);
     }
 
     #[test]
@@ -140,8 +165,8 @@ mod tests {
         let mut signals = Signals::install().expect("install");
         let blocked = Blocked::all();
         raise(SIGUSR2).expect("raise");
-        assert_eq!(signals.take().0, []);
+        assert_eq!(signals.take().orders, []);
         drop(blocked);
-        assert_eq!(signals.take().0, [Order::Upgrade { patience: 0 }]);
+        assert_eq!(signals.take().orders, [Order::Upgrade { patience: 0 }]);
     }
 }

@@ -27,8 +27,12 @@ const QUEUES_PERIOD: Ns = 1_000_000_000;
 impl Master {
     /// When [`Master::look`] has something to do.
     pub(super) fn next_look(&self) -> Option<Ns> {
-        let others =
-            [self.looks.next_deadline(), self.reports.next_deadline(), self.listeners.next_deadline()];
+        let others = [
+            self.looks.next_deadline(),
+            self.reports.next_deadline(),
+            self.listeners.next_deadline(),
+            self.reopening.next_deadline(),
+        ];
         others.into_iter().flatten().chain([self.watch.next_deadline(), self.queues_due]).min()
     }
 
@@ -58,6 +62,7 @@ impl Master {
         for (id, verdict) in self.looks.take_due(now) {
             self.answer_confirm(id, verdict, now);
         }
+        self.expire_reopening(now);
         for id in self.reports.overdue(now) {
             self.finish_report(id, None, now);
         }

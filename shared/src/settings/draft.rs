@@ -237,6 +237,7 @@ fn blank() -> Settings {
         ssrf_allow_private_networks: false,
         tool_name_separator: String::new(),
         log_format: LogFormat::Text,
+        log_file: None,
         log_level: String::new(),
         tool_timeout: Duration::ZERO,
         connect_timeout: Duration::ZERO,

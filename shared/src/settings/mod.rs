@@ -176,6 +176,8 @@ pub struct Settings {
     pub tool_name_separator: String,
     /// `GATEWAY_LOG`: format.
     pub log_format: LogFormat,
+    /// `GATEWAY_LOG_FILE`; none = stderr.
+    pub log_file: Option<PathBuf>,
     /// `GATEWAY_LOG_LEVEL`.
     pub log_level: String,
     /// `GATEWAY_TOOL_TIMEOUT` (alias `TOOL_TIMEOUT`): the longest a call to an upstream may take.

@@ -40,6 +40,9 @@ pub enum Invalid {
     /// A path that exists and is something else than a directory.
     #[error("this path is not a directory")]
     NotADirectory,
+    /// A path that cannot be a file's.
+    #[error("this is no path of a file in a directory that exists")]
+    NotAFile,
     /// A text that holds a `${…}`; nothing expands it.
     #[error("variables are not expanded here, write the value itself")]
     Unexpanded,

@@ -124,6 +124,21 @@ pub(super) fn log(draft: &mut Draft, text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
+pub(super) fn log_file(draft: &mut Draft, text: &str) -> Result<(), Invalid> {
+    draft.settings.log_file = match text {
+        _ if text.is_empty() || parse::is_off(text) => None,
+        _ => {
+            let path = Path::new(text);
+            let has_directory = path.parent().is_some_and(Path::is_dir);
+            if !path.is_absolute() || !has_directory || path.is_dir() {
+                return Err(Invalid::NotAFile);
+            }
+            Some(path.to_owned())
+        }
+    };
+    Ok(())
+}
+
 pub(super) fn watchdog(draft: &mut Draft, text: &str) -> Result<(), Invalid> {
     draft.settings.watchdog = match text.to_ascii_lowercase().as_str() {
         "enforce" => Watchdog::Enforce,

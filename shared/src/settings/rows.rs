@@ -416,6 +416,17 @@ const LOGS: &[Setting] = &[
     )
     .or(&["LOG_FORMAT"]),
     Setting::new(
+        "GATEWAY_LOG_FILE",
+        Text("off"),
+        Other {
+            allowed: "the absolute path of a file in a directory that exists, or off",
+            read: readers::log_file,
+        },
+        |s| s.log_file.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string()),
+        "Where lines go instead of to stderr: appended, one write per line, mode 0640. USR1 opens it anew after it was \
+         moved away (logrotate). Off: whoever starts forkgate (systemd, a container) keeps logs already.",
+    ),
+    Setting::new(
         "GATEWAY_LOG_LEVEL",
         Text("info"),
         Other { allowed: "error, warn, info, debug or trace", read: readers::log_level },

@@ -426,6 +426,7 @@ fn every_field_belongs_to_a_setting_and_shows_what_it_reads() {
         ("SSE_KEEPALIVE_INTERVAL", "7s"),
         ("SSE_SEND_TIMEOUT", "off"),
         ("GATEWAY_LOG", "json"),
+        ("GATEWAY_LOG_FILE", "/tmp/seven.log"),
         ("GATEWAY_LOG_LEVEL", "trace"),
     ];
     assert_eq!(changed.map(|(name, _)| name).to_vec(), table::all().map(|s| s.name).collect::<Vec<_>>());

@@ -150,7 +150,11 @@ fn serve(
     control.send_if_alive(&FromChild::Hello { version: VERSION }).doing("greeting the master")?;
     let settings =
         Settings::from_fd(parts.settings).map_err(|error| BootError::Settings(error.to_string()))?;
+    let log_file = log::to_file(settings.log_file.as_deref());
     log::init(settings.log_format, &settings.log_level, &format!("worker {}", who.slot));
+    if let Err(error) = log_file {
+        tracing::error!(%error, "GATEWAY_LOG_FILE cannot be opened: this worker's lines go to stderr");
+    }
     log_panics();
     let signals = signals.doing("blocking signals")?;
     let places = raise_descriptor_limit().doing("raising the limit of open files")?;

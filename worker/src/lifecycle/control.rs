@@ -227,6 +227,9 @@ impl Listener {
     pub fn was_ended_while_booting(&self) -> bool {
         let mut ended = false;
         while let Ok(Some(info)) = self.signals.read_signal() {
+            if info.ssi_signo as libc::c_int == libc::SIGUSR1 {
+                self.reopen_log();
+            }
             ended |= matches!(info.ssi_signo as libc::c_int, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT);
         }
         ended && !self.master_is_gone()
@@ -277,6 +280,11 @@ impl Listener {
             Ok(Received::Message(ToChild::Drain, _)) => self.order(Order::Drain),
             Ok(Received::Message(ToChild::Retire, _)) => self.order(Order::Retire),
             Ok(Received::Message(ToChild::StepAside, _)) => self.order(Order::StepAside),
+            Ok(Received::Message(ToChild::ReopenLog, _)) => {
+                let error = self.reopen_log();
+                // A master whose queue is full does not wait for this.
+                let _ = self.socket.try_send(&FromChild::LogReopened { error });
+            }
             // One that waits already says the same.
             Ok(Received::Message(ToChild::Report { verdict }, _)) => drop(self.reports.try_send(verdict)),
             Ok(Received::Message(ToChild::Catalog { generation }, Some(memfd))) => {
@@ -310,9 +318,17 @@ impl Listener {
                 libc::SIGTERM if self.told => {}
                 libc::SIGTERM => self.ask_for_replacement(),
                 libc::SIGINT | libc::SIGQUIT => self.order(Order::Quit),
+                libc::SIGUSR1 => drop(self.reopen_log()),
                 _ => {}
             }
         }
+    }
+
+    /// Opens the log file anew; gives what keeps it from that.
+    fn reopen_log(&self) -> Option<String> {
+        let error = forkgate_shared::log::reopen().err()?;
+        tracing::error!(%error, "the log file cannot be opened anew: lines go on to the old one");
+        Some(error.to_string())
     }
 
     /// An operator's TERM. Leaving unasked would leave the slot's queue to nobody until this worker has drained.

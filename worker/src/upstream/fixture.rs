@@ -48,6 +48,7 @@ pub(crate) fn settings() -> Settings {
         crash_budget: 5,
         give_up: None,
         log_format: LogFormat::Text,
+        log_file: None,
         log_level: "info".to_owned(),
         tool_timeout: 5 * second,
         connect_timeout: second,

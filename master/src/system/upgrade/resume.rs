@@ -21,6 +21,7 @@ use super::super::oom::OomKills;
 use super::super::outside::Looks;
 use super::super::poller::Poller;
 use super::super::reload::Attempt;
+use super::super::reopen::Reopening;
 use super::super::report::Reports;
 use super::super::signals::{Signals, unblock_all};
 use super::super::spawn::Executable;
@@ -153,7 +154,11 @@ fn take_over(
 ) -> io::Result<Master> {
     let Read { saved, settings, rows, mut adopter } = read;
     let _ = CString::new(saved.name).map(|name| nix::sys::prctl::set_name(&name));
+    let log_file = log::to_file(settings.log_file.as_deref());
     log::init(settings.log_format, &settings.log_level, LOG_ROLE);
+    if let Err(error) = log_file {
+        tracing::error!(%error, "GATEWAY_LOG_FILE cannot be opened: lines go to stderr");
+    }
     let now = monotonic_ns();
     // What was pending comes as soon as there is somebody to hear it.
     let signals = Signals::install()?;
@@ -205,6 +210,7 @@ fn take_over(
         attempt: Attempt::default(),
         last_failure: None,
         oom_kills: OomKills::from_now_on(),
+        reopening: Reopening::default(),
         upgrade: Upgrade { previous, why, ..Upgrade::at(saved.path, catalog_layout) },
         events: VecDeque::new(),
         started: saved.started,
