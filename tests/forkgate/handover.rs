@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, STOP_LIMIT, Setup};
+use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, STOP_LIMIT, Setup, Status};
 use forkgate_tests::http::{Connection, Failure, Peer, Request};
 use forkgate_tests::mcp;
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
 use forkgate_tests::upstream::free_port;
-use forkgate_tests::{note, wait};
+use forkgate_tests::{note, paths, wait};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "handover_moves_2000_idle_connections", limit: LIMIT, run: many },
     Test { name: "handover_to_an_heir_that_is_killed_loses_only_its_own", limit: LIMIT, run: killed_heir },
     Test { name: "handover_to_the_next_slot_when_one_goes_away", limit: LIMIT, run: fewer_workers },
+    Test { name: "handover_from_workers_of_the_program_before", limit: LIMIT, run: upgrade },
     Test { name: "handover_ends_with_the_service", limit: LIMIT, run: service_ends },
 ];
 
@@ -251,6 +252,30 @@ fn fewer_workers() -> Verdict {
     let status = gateway.wait_settled();
     assert!(leaver.connections > 0, "chance left it out");
     assert_eq!((status.handed_over, status.workers[0].connections), (leaver.connections, IDLE as u64));
+    for client in &mut clients {
+        assert_eq!(client.exchange(&version()).expect("an answer").status(), 200);
+        assert!(!client.close_announced);
+    }
+    gateway.stop();
+    Ok(())
+}
+
+/// USR2: a master that has become another process image introduces workers that it did not start.
+fn upgrade() -> Verdict {
+    const IDLE: usize = 20;
+    let gateway = Setup::new().installed().set("GATEWAY_KEEPALIVE_GRACE", LONG_GRACE).start();
+    let mut clients = idle(&gateway, IDLE);
+    let before = gateway.wait_settled();
+    gateway.install(&std::fs::read(paths::forkgate()).expect("the binary under test is there"), 0o755);
+    gateway.signal(Signal::SIGUSR2);
+    let after = wait::until("every worker to be a new one", LIMIT, || {
+        let old = |pid| before.workers.iter().any(|worker| worker.pid == pid);
+        let is_done = |now: &Status| {
+            now.upgrades == 1 && now.is_settled() && !now.workers.iter().any(|worker| old(worker.pid))
+        };
+        Some(gateway.status()).filter(is_done)
+    });
+    assert_eq!((after.handed_over, after.accepted), (IDLE as u64, before.accepted));
     for client in &mut clients {
         assert_eq!(client.exchange(&version()).expect("an answer").status(), 200);
         assert!(!client.close_announced);
