@@ -151,6 +151,8 @@ pub enum FromChild {
         /// Registry generation; an older one than the master's is dropped.
         generation: u64,
     },
+    /// What the check child of a reload found: a sealed memfd with JSON (`settings::check::CheckVerdict`) is attached.
+    Checked,
     /// What it found out about itself: a sealed memfd with JSON (`report::Inside`) is attached.
     Report,
     /// The log file is open anew.

@@ -95,6 +95,19 @@ impl KeyRing {
         }
     }
 
+    /// Whether [`KeyRing::load`] will work, without minting anything: keys that are there are good, and where there are none
+    /// a file can be made.
+    pub fn check(settings: &Settings) -> Result<(), KeyRingError> {
+        let path = settings.state_dir.join(KEY_FILE);
+        match (&settings.session_keys, std::fs::metadata(&path)) {
+            (None, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                let writable = nix::unistd::access(&settings.state_dir, nix::unistd::AccessFlags::W_OK);
+                writable.map_err(|errno| KeyRingError::File { path, source: errno.into() })
+            }
+            _ => KeyRing::load(settings).map(drop),
+        }
+    }
+
     /// A ring of keys in hex or base64, separated by commas or line ends.
     pub fn parse(list: &str, origin: &str) -> Result<KeyRing, KeyRingError> {
         let secrets =

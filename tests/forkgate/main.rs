@@ -26,6 +26,7 @@ mod recycles;
 mod registry;
 mod reload;
 mod reload_ctl;
+mod reload_rolls;
 mod rows;
 mod schedule;
 mod second;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         binds::TESTS,
         steering::TESTS,
         upgrade::TESTS,
+        reload_rolls::TESTS,
         lossless::TESTS,
         crash::TESTS,
         schedule::TESTS,

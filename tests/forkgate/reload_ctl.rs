@@ -1,9 +1,9 @@
 //! `forkgate ctl reload`: the one who asks is told how it ended.
 
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
-use forkgate_tests::gateway::{Gateway, START_LIMIT, Setup};
+use forkgate_tests::gateway::{START_LIMIT, Setup, Status};
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
         limit: Duration::from_secs(60),
         run: success,
     },
+    Test { name: "ctl_reload_check_only_changes_nothing", limit: Duration::from_secs(60), run: check_only },
     Test { name: "ctl_reload_gives_the_reason_of_a_failure", limit: Duration::from_secs(60), run: failure },
     Test {
         name: "ctl_reload_waits_for_the_one_after_the_one_under_way",
@@ -64,6 +65,30 @@ fn success() -> Verdict {
     Ok(())
 }
 
+fn check_only() -> Verdict {
+    let mut gateway = Setup::new().start();
+    let before = gateway.status();
+    gateway.rewrite(&[("GATEWAY_MAX_REQUESTS", "5000"), ("DATABASE_URL", "sqlite:////dev/null")]);
+    let output = gateway.ctl(&["reload", "--check-only"]);
+    let said = words(&output.stdout);
+    assert!(output.status.success(), "{said}{}", words(&output.stderr));
+    assert!(
+        said.contains("GATEWAY_MAX_REQUESTS 1000000 -> 5000") && said.contains("can be put into force"),
+        "{said}"
+    );
+    assert!(said.contains("warning: DATABASE_URL: ") && said.contains("not a regular file"), "{said}");
+    gateway.rewrite(&[("GATEWAY_MAX_REQUESTS", "many")]);
+    let output = gateway.ctl(&["reload", "--check-only", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(json(&output)["error"].as_str().is_some_and(|error| error.contains("many")));
+    let after = gateway.wait_settled();
+    let pids = |status: &Status| status.workers.iter().map(|worker| worker.pid).collect::<Vec<_>>();
+    assert_eq!((pids(&after), after.settings_generation), (pids(&before), before.settings_generation));
+    assert!(!words(&gateway.ctl(&["status"]).stdout).contains("reload"), "it was no reload");
+    gateway.stop();
+    Ok(())
+}
+
 fn failure() -> Verdict {
     let mut gateway = Setup::new().start();
     let before = gateway.status();
@@ -87,13 +112,6 @@ fn failure() -> Verdict {
     Ok(())
 }
 
-/// Starts `ctl reload --json` and does not wait for it.
-fn begin(gateway: &Gateway) -> std::process::Child {
-    let mut command = gateway.setup.command();
-    command.args(["ctl", "reload", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().expect("the binary starts")
-}
-
 /// What was asked while a reload ran has read the files after that, and all who asked meanwhile share it.
 fn one_after_the_other() -> Verdict {
     let mut gateway = Setup::new().start();
@@ -101,12 +119,12 @@ fn one_after_the_other() -> Verdict {
     let held = gateway.status().workers.iter().find(|worker| worker.slot == 0).expect("slot 0").pid;
     assert!(process::signal(held, Signal::SIGSTOP));
     gateway.rewrite(&[("GATEWAY_MAX_REQUESTS", "5000")]);
-    let first = begin(&gateway);
+    let first = gateway.begin_ctl(&["reload", "--json"]);
     wait::until_true("the first to roll", START_LIMIT, || {
         gateway.log_text().contains("reload: GATEWAY_MAX_REQUESTS 1000000 -> 5000")
     });
     gateway.rewrite(&[("GATEWAY_MAX_REQUESTS", "6000")]);
-    let others: Vec<_> = (0..3).map(|_| begin(&gateway)).collect();
+    let others: Vec<_> = (0..3).map(|_| gateway.begin_ctl(&["reload", "--json"])).collect();
     wait::until_equal("orders", START_LIMIT, 4, || {
         gateway.log_text().matches("ordered over the control socket").count()
     });
@@ -132,7 +150,7 @@ fn ends_with_the_gateway() -> Verdict {
     let worker = process::children(gateway.pid())[0];
     assert!(process::signal(worker, Signal::SIGSTOP));
     assert!(gateway.ctl(&["reload"]).status.success());
-    let client = begin(&gateway);
+    let client = gateway.begin_ctl(&["reload", "--json"]);
     wait::until_true("the second reload to begin", START_LIMIT, || {
         gateway.log_text().matches("no setting differs").count() == 2
     });

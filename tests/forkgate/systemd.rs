@@ -135,7 +135,14 @@ fn mission() -> Verdict {
     assert_eq!(before.recycles.max_requests, 0, "a million requests are far away");
 
     installed.systemd.write(&installed.unit.env_file, &env_text(200, 40));
+    let before_reload = installed.status().settings_generation;
     installed.systemd.must(&["systemctl", "reload", UNIT]);
+    let reloaded = installed.status();
+    assert_eq!(
+        reloaded.settings_generation,
+        before_reload + 1,
+        "`systemctl reload` returned when it was done"
+    );
     let after = wait::until("the new limits to rule and recycles to happen", START_LIMIT * 2, || {
         Some(installed.status()).filter(|status| status.recycles.max_requests >= 10)
     });
@@ -143,6 +150,7 @@ fn mission() -> Verdict {
     assert!(limits.iter().all(|limit| (200..=240).contains(limit)), "{limits:?}");
     assert_eq!(after.recycles.reload, 2, "the reload replaced both workers");
 
+    a_failed_reload_is_told(&installed);
     // The way back, so that nothing is left half changed.
     installed.systemd.write(&installed.unit.env_file, &env_text(0, 0));
     installed.systemd.must(&["systemctl", "reload", UNIT]);
@@ -161,6 +169,18 @@ fn mission() -> Verdict {
     assert!(said.contains('2'), "STATUS= says how many workers there are: {said:?}");
     stops_cleanly(&installed);
     Ok(())
+}
+
+/// Settings that are not valid: the administrator who asked is told, and the unit goes on as it was.
+fn a_failed_reload_is_told(installed: &Installed) {
+    let before = installed.status().settings_generation;
+    installed.systemd.write(&installed.unit.env_file, &env_text(200, 40).replace("0.05", "soonish"));
+    assert!(!installed.systemd.run(&["systemctl", "reload", UNIT]).status.success());
+    assert_eq!(installed.systemd.property(UNIT, "ActiveState"), "active");
+    let said = installed.systemd.property(UNIT, "StatusText");
+    assert!(said.contains("reload refused: ") && said.contains("soonish"), "{said}");
+    assert!(installed.systemd.journal().contains("soonish"), "the journal says it too");
+    assert_eq!(installed.status().settings_generation, before);
 }
 
 /// `Type=notify`: whoever sees the unit active gets an answer at once, without trying twice.

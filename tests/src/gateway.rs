@@ -289,6 +289,13 @@ impl Gateway {
         self.setup.command().arg("ctl").args(arguments).output().expect("the binary starts")
     }
 
+    /// Begins `forkgate ctl …` against it.
+    pub fn begin_ctl(&self, arguments: &[&str]) -> Child {
+        let mut command = self.setup.command();
+        command.arg("ctl").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("the binary starts")
+    }
+
     /// Signals the master.
     pub fn signal(&self, signal: Signal) {
         assert!(process::signal(self.pid(), signal), "the master is gone:\n{}", read_tail(&self.log));

@@ -43,6 +43,12 @@ pub fn run_migrate() -> ExitCode {
     registry::migrate::run()
 }
 
+/// Runs the check child of a reload: reads the settings anew, looks at what they name, and tells the master whether they can
+/// be put into force. Listens nowhere and changes nothing.
+pub fn run_check() -> ExitCode {
+    lifecycle::check::run()
+}
+
 /// Runs the companion of `forkgate demo`: serves the bundled upstream, registers it through the admin API once the
 /// gateway is ready, prints what the user needs.
 pub fn run_demo_companion(json: bool, master_pid: u32) -> ExitCode {

@@ -123,6 +123,8 @@ enum Command {
     #[command(hide = true)]
     UpgradeCheck,
     #[command(hide = true)]
+    ReloadCheck,
+    #[command(hide = true)]
     DemoCompanion {
         #[arg(long)]
         json: bool,
@@ -176,6 +178,7 @@ The master is found by its state directory, so the settings must name the same o
 const RELOAD_EXAMPLES: &str = "\
 Examples:
   forkgate ctl reload && echo the new settings rule
+  forkgate ctl reload --check-only    would it work? changes nothing
   forkgate ctl reload --json | jq -r .error
 
 Does what HUP does, and waits for its end: exit code 0 when all workers have the new settings, 1 with the reason when the
@@ -254,6 +257,9 @@ enum CtlCommand {
     /// Put the settings into force as they are in the files now, and say how that went
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload {
+        /// Only let the master check them, as it would before a reload
+        #[arg(long)]
+        check_only: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -324,8 +330,10 @@ pub fn run() -> ExitCode {
         Command::Ctl(CtlCommand::Status { json, socket, sources }) => {
             with_state_dir(sources, |directory| ctl::status(json, &ctl::sockets(socket, directory)))
         }
-        Command::Ctl(CtlCommand::Reload { json, socket, sources }) => {
-            with_state_dir(sources, |directory| ctl::reload(json, &ctl::sockets(socket, directory)))
+        Command::Ctl(CtlCommand::Reload { check_only, json, socket, sources }) => {
+            with_state_dir(sources, |directory| {
+                ctl::reload(check_only, json, &ctl::sockets(socket, directory))
+            })
         }
         Command::Ctl(CtlCommand::Why { slot, json, socket, sources }) => {
             with_state_dir(sources, |directory| ctl::why(slot, json, &ctl::sockets(socket, directory)))
@@ -339,6 +347,7 @@ pub fn run() -> ExitCode {
         Command::Worker { slot, row, generation } => forkgate_worker::run_worker(slot, row, generation),
         Command::Migrate => forkgate_worker::run_migrate(),
         Command::UpgradeCheck => upgrade::check(),
+        Command::ReloadCheck => forkgate_worker::run_check(),
         Command::DemoCompanion { json, master } => forkgate_worker::run_demo_companion(json, master),
         Command::Docs(DocsCommand::Settings) => output::print(&docs::render()),
     }
@@ -388,7 +397,7 @@ mod tests {
         for shown in ["serve", "demo", "check", "token", "ctl", "report"] {
             assert!(help.contains(&format!("\n  {shown} ")), "{shown}: {help}");
         }
-        for hidden in ["upgrade-check", "migrate", "demo-companion", "--slot"] {
+        for hidden in ["upgrade-check", "reload-check", "migrate", "demo-companion", "--slot"] {
             assert!(!help.contains(hidden), "{hidden}: {help}");
         }
     }

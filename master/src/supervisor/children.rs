@@ -2,10 +2,8 @@
 
 use super::Supervisor;
 use super::backoff::HEALTHY_AFTER;
-use super::event::{
-    Action, ChildId, ChildSignal, End, Fact, Kill, Ns, RecycleReason, Reloaded, Role, SECOND, SlotId,
-};
-use super::state::{Child, Life, Phase, Reload, Slot, Token, Wish};
+use super::event::{Action, ChildId, ChildSignal, End, Fact, Kill, Ns, RecycleReason, Role, SECOND, SlotId};
+use super::state::{Child, Life, Phase, Slot, Token, Wish};
 
 /// How long migrations may take: rebuilding an index over millions of rows takes minutes, a lock held by a forgotten
 /// process takes for ever.
@@ -30,7 +28,7 @@ impl Supervisor {
         self.next_child += 1;
         let phase = match role {
             Role::Companion => Phase::Running { since: now },
-            Role::Migrate | Role::Worker { .. } => Phase::Spawning { deadline: now + timeout },
+            Role::Migrate | Role::Check | Role::Worker { .. } => Phase::Spawning { deadline: now + timeout },
         };
         let (binary, spawned) = (self.binary, now);
         let (holds_listener, suspicion) = (true, None);
@@ -137,9 +135,14 @@ impl Supervisor {
             }
             let why = if child.never_ready() { Kill::Boot } else { Kill::Drain };
             child.phase = Phase::Killing(why);
+            let is_check = child.role == Role::Check;
             self.out.push(Action::Signal(id, ChildSignal::Kill));
-            self.out.push(Action::CountKill(why));
-            self.log(Fact::Killed(id, why));
+            if is_check {
+                self.log(Fact::CheckKilled(id));
+            } else {
+                self.out.push(Action::CountKill(why));
+                self.log(Fact::Killed(id, why));
+            }
         }
     }
 
@@ -171,7 +174,8 @@ impl Supervisor {
             return;
         }
         match child.role {
-            Role::Migrate => self.migrate_gone(id, &child, clean, now),
+            Role::Check => self.check_gone(id, &child),
+            Role::Migrate => self.migrate_gone(id, clean && child.leaves(), now),
             Role::Companion => {
                 self.log(Fact::CompanionDied);
                 self.begin_stop(true, EXIT_FAILED, now);
@@ -185,30 +189,17 @@ impl Supervisor {
         }
     }
 
-    fn migrate_gone(&mut self, id: ChildId, child: &Child, clean: bool, now: Ns) {
-        let done = clean && child.leaves();
+    fn migrate_gone(&mut self, id: ChildId, done: bool, now: Ns) {
         if self.upgrade_migrated(id, done, now) {
             return;
         }
-        match std::mem::replace(&mut self.reload, Reload::Idle) {
-            Reload::Migrating { child, plan, version } if child == id => {
-                if done {
-                    self.begin_roll(plan, version, now);
-                } else {
-                    self.log(Fact::MigrateFailed);
-                    self.out.push(Action::DiscardSettings(self.version));
-                    self.out.push(Action::AnnounceReloaded(Reloaded::MigrateFailed));
-                }
-            }
-            other => {
-                self.reload = other;
-                if self.life == Life::Starting && done {
-                    self.life = Life::FirstBoot;
-                } else if self.life == Life::Starting {
-                    self.log(Fact::MigrateFailed);
-                    self.begin_stop(true, EXIT_FAILED, now);
-                }
-            }
+        if self.life != Life::Starting {
+            self.reload_migrated(id, done, now);
+        } else if done {
+            self.life = Life::FirstBoot;
+        } else {
+            self.log(Fact::MigrateFailed);
+            self.begin_stop(true, EXIT_FAILED, now);
         }
     }
 
@@ -218,7 +209,7 @@ impl Supervisor {
             slot.standby = None;
             let wait = slot.replace.fail(now, &mut self.dice);
             self.log(Fact::StandbyFailed(slot_id, wait));
-            self.fail_roll(slot_id, child.version);
+            self.roll_met_a_death(slot_id, child, end, now);
             self.fail_upgrade(slot_id, child.binary);
             return;
         }
@@ -236,7 +227,7 @@ impl Supervisor {
                 return;
             }
             self.log(Fact::BootFailed(slot_id, wait));
-            self.fail_roll(slot_id, child.version);
+            self.roll_met_a_death(slot_id, child, end, now);
             self.fail_upgrade(slot_id, child.binary);
         } else if let Phase::Running { since } = child.phase {
             if now - since >= HEALTHY_AFTER {
@@ -244,6 +235,7 @@ impl Supervisor {
             }
             let wait = slot.respawn.fail(now, &mut self.dice);
             self.log(Fact::Crashed(slot_id, wait));
+            self.roll_met_a_death(slot_id, child, end, now);
             self.fail_upgrade(slot_id, child.binary);
         }
     }
@@ -276,9 +268,6 @@ impl Supervisor {
         self.out.push(Action::AnnounceReady);
         if self.companion {
             self.spawn(Role::Companion, self.version, 0, now);
-        }
-        if std::mem::take(&mut self.reload_queued) {
-            self.reload_now();
         }
     }
 

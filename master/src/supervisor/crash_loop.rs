@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::Supervisor;
 use super::children::EXIT_FAILED;
 use super::event::{Action, ChildId, CrashLoop, Fact, Ns, SECOND, SlotId};
-use super::state::{Life, Phase, Reload, Slot};
+use super::state::{Life, Phase, Slot};
 
 /// Failures older than this are forgotten.
 const WINDOW: Ns = 60 * SECOND;
@@ -109,9 +109,7 @@ impl Supervisor {
         self.crash_loop.health = Health::Degraded { probe: None, last_failure: now };
         self.log(Fact::Degraded(why));
         self.out.push(Action::ShowDegraded(true));
-        if let Reload::Rolling { version, .. } = self.reload {
-            self.fail_roll(slot, version);
-        }
+        self.roll_met_a_crash_loop(slot, now);
     }
 
     /// Moves to better health when that is due.

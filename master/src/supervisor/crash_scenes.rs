@@ -3,8 +3,8 @@
 use super::scenes::{count, happened, serving, spawns, worker};
 use super::world::{BUDGET, GIVE_UP, World, plan};
 use super::{
-    Action, ChildId, ChildSignal, CrashLoop, End, Event, Fact, MILLISECOND, Order, RecycleReason, SECOND,
-    SlotId,
+    Action, ChildId, ChildSignal, CrashLoop, End, Event, Fact, MILLISECOND, Migration, Order, RecycleReason,
+    SECOND, SlotId,
 };
 
 /// As long as a back-off grows in these scenes.
@@ -191,7 +191,7 @@ fn a_reload_begins_anew_and_one_that_makes_a_crash_loop_is_given_up() {
     let mut world = degraded();
     world.boots_fail = false;
     world.event(Event::Order(Order::Reload));
-    world.event(Event::SettingsAccepted { plan: plan(4), migrate: false });
+    assert!(world.accept(plan(4), Migration::None));
     assert_eq!(state(&world), "reloading");
     assert!(happened(&world, &Action::ShowDegraded(false)));
     for _ in 0..4 {
@@ -202,7 +202,7 @@ fn a_reload_begins_anew_and_one_that_makes_a_crash_loop_is_given_up() {
     assert_eq!((state(&world), world.serving()), ("serving", 4));
 
     world.event(Event::Order(Order::Reload));
-    world.event(Event::SettingsAccepted { plan: plan(4), migrate: false });
+    assert!(world.accept(plan(4), Migration::None));
     for _ in 0..3 {
         world.boot_all_once();
         let moved = *world.processes.iter().rfind(|(_, p)| p.ready && !p.told()).expect("moved").0;

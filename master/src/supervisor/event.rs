@@ -28,6 +28,8 @@ pub struct SlotId(pub u32);
 pub enum Role {
     /// Brings the database up to date, publishes the catalog, leaves.
     Migrate,
+    /// Reads the settings anew and says whether they can be put into force; listens nowhere and changes nothing.
+    Check,
     /// Serves a slot.
     Worker {
         /// Its slot.
@@ -67,6 +69,8 @@ pub struct Plan {
 pub enum Order {
     /// HUP.
     Reload,
+    /// `ctl reload --check-only`; there is no signal for it.
+    Check,
     /// TERM.
     Drain,
     /// INT, QUIT.
@@ -125,6 +129,8 @@ pub struct End {
     pub clean: bool,
     /// With exit code 4: the settings do not work here.
     pub refused_settings: bool,
+    /// Somebody sent it a signal that ends a process.
+    pub by_others: bool,
     /// Equal for ends of the same cause, as far as that can be told: exit code or signal, and last words. None for an end
     /// that says nothing of the program: somebody killed it.
     pub signature: Option<u64>,
@@ -132,7 +138,7 @@ pub struct End {
 
 impl End {
     /// No process was there to end.
-    pub const UNBORN: End = End { clean: false, refused_settings: false, signature: None };
+    pub const UNBORN: End = End { clean: false, refused_settings: false, by_others: false, signature: None };
 }
 
 /// Something that happened.
@@ -179,15 +185,17 @@ pub enum Event {
     Reported(ChildId),
     /// Whether the kernel is writing the worker's core file.
     CoreDump(ChildId, bool),
-    /// The settings were read again and are valid.
+    /// The check child found the settings good.
     SettingsAccepted {
+        /// The check child.
+        child: ChildId,
         /// What they mean here.
         plan: Plan,
-        /// The database, or what only the `migrate` child writes into it, is another: that child goes first.
-        migrate: bool,
+        /// What the `migrate` child has to do first.
+        migration: Migration,
     },
-    /// The settings were read again and are not valid, or change nothing.
-    SettingsRefused,
+    /// The check child found something wrong with the settings, or gave no verdict that is understood.
+    SettingsRefused(ChildId),
     /// The other program can take over, or not.
     UpgradeChecked(bool),
     /// This is the other program.
@@ -196,6 +204,17 @@ pub enum Event {
     Reverted,
     /// [`super::Supervisor::execution`] could not be done.
     ExecutionFailed,
+}
+
+/// What the database needs before workers with new settings may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Migration {
+    /// Nothing.
+    None,
+    /// It is another one.
+    OtherDatabase,
+    /// It is the same one, and what is in it gets other names: where the reload fails, they are taken back.
+    OtherNames,
 }
 
 /// What `/proc` says to a claim.
@@ -295,9 +314,7 @@ pub enum Action {
     QueryQueue(SlotId),
     /// Answer [`Event::ListenerClosed`] if the worker has closed its copy of the listener.
     QueryListener(ChildId),
-    /// Re-read the settings; answer [`Event::SettingsAccepted`] or [`Event::SettingsRefused`].
-    LoadSettings,
-    /// The settings just read are a candidate under this version.
+    /// The settings just checked are a candidate under this version.
     ProposeSettings(u64),
     /// New children get this version from now on.
     RollSettings(u64),
@@ -313,6 +330,8 @@ pub enum Action {
     CountUpgrade,
     /// Say how the upgrade ended.
     UpgradeOver(UpgradeEnd),
+    /// What is in the database has the names of the effective settings again.
+    NamesRestored,
     /// How many workers are meant to be.
     Target(u32),
     /// Count a crash.
@@ -337,6 +356,10 @@ pub enum Action {
     AnnounceReloading,
     /// A reload ended.
     AnnounceReloaded(Reloaded),
+    /// A check begins that leads to no reload.
+    AnnounceChecking,
+    /// Such a check ended.
+    AnnounceChecked(Reloaded),
     /// The end begins.
     AnnounceStopping,
     /// A fact for the log.
@@ -346,16 +369,26 @@ pub enum Action {
 }
 
 /// How a reload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reloaded {
     /// The new settings are in force.
     Done,
-    /// They are not valid.
+    /// They are good; no more was asked for.
+    Checked,
+    /// They are not.
     Refused,
+    /// The check died without a verdict.
+    CheckDied,
+    /// The check gave no verdict in time.
+    CheckLate,
     /// The database could not be brought up to date with them.
     MigrateFailed,
-    /// A worker of this slot did not start with them.
+    /// A worker of this slot did not start with them, or died of its own fault before all had them.
     WorkerFailed(SlotId),
+    /// A worker of this slot was not ready with them in time.
+    WorkerLate(SlotId),
+    /// Somebody killed workers with them again and again, at last the one of this slot.
+    WorkersKilled(SlotId),
 }
 
 /// What the log says about a decision.
@@ -417,9 +450,15 @@ pub enum Fact {
     ListenerFailed(SlotId),
     /// A reload waits for the one that runs.
     ReloadQueued,
+    /// The check of new settings was not over in time: killed.
+    CheckKilled(ChildId),
+    /// Somebody killed a worker that started with the new settings: it is tried again.
+    ReloadSlotLost(SlotId),
+    /// The registry keeps the names of settings that were given up.
+    NamesNotRestored,
     /// The new settings are effective.
     ReloadDone(u64),
-    /// A worker did not start with the new settings.
+    /// The new settings are given up, because of the worker of this slot.
     ReloadFailed(SlotId),
     /// An upgrade is asked for while one is under way.
     AlreadyUpgrading,

@@ -26,7 +26,8 @@
 //! and reported; guarded verdicts keep their interval. I7 after TERM the end comes within the graceful timeout. I8 a crash
 //! loop touches nobody who serves, and one worker at a time is tried in it; see [`crash_loop`].
 //! I9 while somebody accepts in a slot that stays, new clients are sent to somebody who does. I10 a state
-//! that is written down at any moment is read back as it was, and the others hold across that.
+//! that is written down at any moment is read back as it was, and the others hold across that. I11 at most one reload or check
+//! runs, and its end is announced before the next begins; see [`reload`].
 
 mod backoff;
 mod children;
@@ -34,6 +35,9 @@ mod crash_loop;
 #[cfg(test)]
 mod crash_scenes;
 mod event;
+mod reload;
+#[cfg(test)]
+mod reload_scenes;
 mod replace;
 mod retire;
 #[cfg(test)]
@@ -62,8 +66,8 @@ pub use event::MILLISECOND;
 #[cfg(test)]
 pub use event::Watchdog;
 pub use event::{
-    Action, Busy, ChildId, ChildSignal, Claim, Confirmation, CrashLoop, End, Event, Fact, Guard, Kill, Ns,
-    Order, Plan, RecycleReason, Reloaded, Role, SECOND, SlotId, Stage, UpgradeEnd, Verdict,
+    Action, Busy, ChildId, ChildSignal, Claim, Confirmation, CrashLoop, End, Event, Fact, Guard, Kill,
+    Migration, Ns, Order, Plan, RecycleReason, Reloaded, Role, SECOND, SlotId, Stage, UpgradeEnd, Verdict,
 };
 use serde::{Deserialize, Serialize};
 use state::{Child, Life, Phase, Reload, RowTable, Slot, Token};
@@ -111,6 +115,8 @@ pub struct Supervisor {
     last_recycle: Option<Ns>,
     reload: Reload,
     reload_queued: bool,
+    #[serde(default)]
+    check_queued: bool,
     version: u64,
     newest_version: u64,
     next_child: u64,
@@ -167,6 +173,7 @@ impl Supervisor {
             last_recycle: None,
             reload: Reload::Idle,
             reload_queued: false,
+            check_queued: false,
             version: config.version,
             newest_version: config.version,
             next_child: 1,
@@ -209,8 +216,10 @@ impl Supervisor {
             Event::ListenerClosed(child) => self.listener_closed(child),
             Event::Exited { child, end } => self.gone(child, end, now),
             Event::Late(span) => self.late(span),
-            Event::SettingsAccepted { plan, migrate } => self.settings_accepted(plan, migrate, now),
-            Event::SettingsRefused => self.settings_refused(),
+            Event::SettingsAccepted { child, plan, migration } => {
+                self.settings_accepted(child, plan, migration, now);
+            }
+            Event::SettingsRefused(child) => self.settings_refused(child, now),
             Event::UpgradeChecked(passed) => self.upgrade_checked(passed, now),
             Event::Upgraded => self.upgraded(now),
             Event::Reverted => self.reverted(now),
@@ -278,8 +287,9 @@ impl Supervisor {
             state: match (&self.life, &self.reload) {
                 (Life::Starting | Life::FirstBoot, _) => "starting",
                 (Life::Serving, _) if self.holds_reloads() => "upgrading",
-                (Life::Serving, Reload::Idle) if self.crash_loop.is_degraded() => "degraded",
-                (Life::Serving, Reload::Idle) => "serving",
+                (Life::Serving, Reload::Idle | Reload::Checking { only: true, .. }) => {
+                    if self.crash_loop.is_degraded() { "degraded" } else { "serving" }
+                }
                 (Life::Serving, _) => "reloading",
                 (Life::Stopping(_) | Life::Over, _) => "stopping",
             },

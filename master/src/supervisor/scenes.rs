@@ -1,6 +1,6 @@
 //! Scenes: one rule each, step by step.
 
-use super::world::{GRACEFUL, World, plan};
+use super::world::{GRACEFUL, World};
 use super::{
     Action, ChildSignal, Event, Fact, Kill, MILLISECOND, Order, RecycleReason, Role, SECOND, SlotId,
 };
@@ -186,70 +186,6 @@ fn a_worker_that_does_not_drain_is_killed_at_the_graceful_timeout() {
     assert!(!happened(&world, &Action::Signal(old, ChildSignal::Kill)));
     world.advance(2 * MILLISECOND);
     assert!(happened(&world, &Action::Signal(old, ChildSignal::Kill)));
-}
-
-fn reload(world: &mut World, workers: u32) {
-    world.event(Event::Order(Order::Reload));
-    assert!(std::mem::take(&mut world.loading));
-    world.event(Event::SettingsAccepted { plan: plan(workers), migrate: false });
-}
-
-#[test]
-fn a_reload_rolls_slot_by_slot_without_interval_and_then_scales() {
-    let mut world = serving(2);
-    reload(&mut world, 3);
-    for _ in 0..2 {
-        world.boot_all();
-        world.drained_leave();
-    }
-    assert!(happened(&world, &Action::CommitSettings) && happened(&world, &Action::Target(3)));
-    world.boot_all();
-    assert_eq!(world.serving(), 3);
-    assert!(world.processes.values().all(|process| process.version == 2));
-    assert_eq!(count(&world, |action| *action == Action::CountRecycle(RecycleReason::Reload)), 2);
-}
-
-#[test]
-fn a_reload_whose_worker_does_not_start_is_given_up_and_what_had_moved_moves_back() {
-    let mut world = serving(2);
-    reload(&mut world, 2);
-    world.boot_all();
-    world.drained_leave();
-    let second = *world.processes.keys().last().expect("the second standby");
-    world.exit(second, false);
-    assert!(happened(&world, &Action::DiscardSettings(1)) && !happened(&world, &Action::CommitSettings));
-    assert!(happened(&world, &Action::Log(Fact::ReloadFailed(SlotId(1)))));
-    world.boot_all();
-    world.drained_leave();
-    world.advance(SECOND);
-    assert_eq!(world.serving(), 2);
-    assert!(world.processes.values().all(|process| process.version == 1));
-}
-
-#[test]
-fn reloads_coalesce_to_one_that_waits() {
-    let mut world = serving(1);
-    for _ in 0..5 {
-        world.event(Event::Order(Order::Reload));
-    }
-    let loads = |world: &World| count(world, |action| *action == Action::LoadSettings);
-    assert_eq!(loads(&world), 1);
-    world.event(Event::SettingsRefused);
-    assert_eq!(loads(&world), 2);
-    world.event(Event::SettingsRefused);
-    assert_eq!(loads(&world), 2);
-}
-
-#[test]
-fn another_database_is_migrated_before_any_worker_moves() {
-    let mut world = serving(1);
-    world.event(Event::Order(Order::Reload));
-    world.event(Event::SettingsAccepted { plan: plan(1), migrate: true });
-    assert_eq!(spawns(&world), 0);
-    let migrate = *world.processes.keys().last().expect("migrate");
-    world.exit(migrate, false);
-    assert!(happened(&world, &Action::DiscardSettings(1)));
-    assert_eq!((spawns(&world), world.serving()), (0, 1));
 }
 
 #[test]

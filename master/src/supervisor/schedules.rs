@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::world::{World, plan};
-use super::{Claim, Confirmation, Event, MILLISECOND, Order, RecycleReason, SECOND, SlotId, Stage, Verdict};
+use super::{
+    Claim, Confirmation, End, Event, MILLISECOND, Migration, Order, RecycleReason, SECOND, SlotId, Stage,
+    Verdict,
+};
 
 /// Schedules that are tried when nobody asks for more.
 const SCHEDULES: u32 = 4000;
@@ -22,12 +25,13 @@ enum Step {
     Hello(usize),
     Want(usize, RecycleReason),
     Die(usize),
+    Killed(usize),
     ExitClean(usize),
     LeaveListener(usize),
     DrainedLeave,
     Queue(u32),
     Order(Order),
-    Accept(u32, bool),
+    Accept(u32, Migration),
     Refuse,
     SpawnFails,
     ListenerFails,
@@ -52,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let order = prop_oneof![
         3 => Just(Order::Reload),
+        1 => Just(Order::Check),
         4 => Just(Order::MoreWorkers),
         5 => Just(Order::FewerWorkers),
         3 => (0u32..5).prop_map(|slot| Order::Pause(SlotId(slot))),
@@ -66,12 +71,13 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Hello),
         6 => (any::<usize>(), reason).prop_map(|(pick, reason)| Step::Want(pick, reason)),
         3 => any::<usize>().prop_map(Step::Die),
+        2 => any::<usize>().prop_map(Step::Killed),
         2 => any::<usize>().prop_map(Step::ExitClean),
         2 => any::<usize>().prop_map(Step::LeaveListener),
         3 => Just(Step::DrainedLeave),
         2 => prop_oneof![Just(0u32), 1u32..9].prop_map(Step::Queue),
         6 => order.prop_map(Step::Order),
-        3 => (1u32..7, prop::bool::weighted(0.2)).prop_map(|(workers, migrate)| Step::Accept(workers, migrate)),
+        3 => (1u32..7, migration()).prop_map(|(workers, migration)| Step::Accept(workers, migration)),
         1 => Just(Step::Refuse),
         5 => (any::<usize>(), claim()).prop_map(|(pick, claim)| Step::Claim(pick, claim)),
         1 => confirmation().prop_map(Step::Outside),
@@ -95,6 +101,14 @@ fn claim() -> impl Strategy<Value = Option<Claim>> {
         Claim { verdict, stage }
     });
     prop::option::weighted(0.8, claimed)
+}
+
+fn migration() -> impl Strategy<Value = Migration> {
+    prop_oneof![
+        6 => Just(Migration::None),
+        1 => Just(Migration::OtherDatabase),
+        1 => Just(Migration::OtherNames),
+    ]
 }
 
 fn confirmation() -> impl Strategy<Value = Confirmation> {
@@ -146,15 +160,12 @@ fn take(world: &mut World, step: Step) {
         Step::SaveAndRestore => world.save_and_restore(),
         Step::Checked(passed) => world.checked(passed),
         Step::ExecutionFails => world.next_execution_fails = true,
-        Step::Accept(workers, migrate) => {
-            if std::mem::take(&mut world.loading) {
-                world.event(Event::SettingsAccepted { plan: plan(workers), migrate });
-            }
+        // Without a check that runs they mean nothing.
+        Step::Accept(workers, migration) => {
+            world.accept(plan(workers), migration);
         }
         Step::Refuse => {
-            if std::mem::take(&mut world.loading) {
-                world.event(Event::SettingsRefused);
-            }
+            world.refuse();
         }
         Step::Claim(pick, claim) => {
             if let Some(child) = world.child(pick) {
@@ -166,6 +177,7 @@ fn take(world: &mut World, step: Step) {
         | Step::Want(pick, _)
         | Step::Die(pick)
         | Step::DieAlike(pick)
+        | Step::Killed(pick)
         | Step::ExitClean(pick)
         | Step::LeaveListener(pick) => {
             let Some(child) = world.child(pick) else { return };
@@ -175,6 +187,7 @@ fn take(world: &mut World, step: Step) {
                 Step::Want(_, reason) => world.event(Event::WantRecycle(child, reason)),
                 Step::Die(_) => world.exit(child, false),
                 Step::DieAlike(_) => world.die(child, 1),
+                Step::Killed(_) => world.end(child, End { by_others: true, ..End::UNBORN }),
                 Step::ExitClean(_) => world.exit(child, true),
                 _ => world.leave_listener(child),
             }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
-use super::event::{ChildId, Guard, Kill, Ns, Plan, RecycleReason, Role, SlotId, Verdict};
+use super::event::{
+    ChildId, Guard, Kill, Migration, Ns, Plan, RecycleReason, Reloaded, Role, SlotId, Verdict,
+};
 
 /// The master's own life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,12 +251,15 @@ pub(super) struct Token {
 pub(super) enum Reload {
     /// There is none.
     Idle,
-    /// The shell reads the settings.
-    Loading,
+    /// This child reads the settings; `only`: no more was asked for.
+    Checking { child: ChildId, only: bool },
     /// The new settings ask for another database or other names in it, which this child makes.
-    Migrating { child: ChildId, plan: Plan, version: u64 },
-    /// Slot by slot.
-    Rolling { plan: Plan, version: u64 },
+    Migrating { child: ChildId, plan: Plan, version: u64, migration: Migration },
+    /// Slot by slot. `losses`: replacements that somebody killed.
+    Rolling { plan: Plan, version: u64, migration: Migration, losses: u32 },
+    /// They did not work: workers that had moved are replaced back, and this child gives the database its names back.
+    /// `stuck`: a worker did not start with the old settings either, so that nobody waits for the others.
+    TakingBack { how: Reloaded, restoring: Option<ChildId>, stuck: bool },
 }
 
 /// Which rows are free.

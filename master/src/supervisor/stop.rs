@@ -26,7 +26,8 @@ impl Supervisor {
             (Order::Drain, _) => self.begin_stop(false, 0, now),
             (Order::Upgrade { patience }, _) => self.want_upgrade(patience, now),
             (_, Life::Stopping(_)) => {}
-            (Order::Reload, _) => self.reload(),
+            (Order::Reload, _) => self.reload(now),
+            (Order::Check, _) => self.check(now),
             (Order::MoreWorkers, _) => self.more_workers(),
             (Order::FewerWorkers, _) => self.fewer_workers(),
             (Order::Pause(slot), _) => self.pause(slot, true),
@@ -44,7 +45,7 @@ impl Supervisor {
         self.log(Fact::Stopping(quick));
         self.out.push(Action::AnnounceStopping);
         self.reload = Reload::Idle;
-        self.reload_queued = false;
+        (self.reload_queued, self.check_queued) = (false, false);
         self.token = None;
         if quick {
             self.hurry(now);

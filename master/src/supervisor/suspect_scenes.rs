@@ -3,8 +3,8 @@
 use super::scenes::{count, happened, serving, spawns, worker};
 use super::world::{BOOT, KILL_INTERVAL, World, plan};
 use super::{
-    Action, ChildId, ChildSignal, Claim, Confirmation, Event, Fact, Guard, Kill, Order, RecycleReason,
-    SECOND, Stage, Verdict, Watchdog,
+    Action, ChildId, ChildSignal, Claim, Confirmation, Event, Fact, Guard, Kill, Migration, Order,
+    RecycleReason, SECOND, Stage, Verdict, Watchdog,
 };
 
 fn suspect(world: &mut World, child: ChildId, verdict: Verdict) {
@@ -218,7 +218,7 @@ fn observing_reports_and_touches_nobody() {
     let worker = worker(&world, 0);
     world.event(Event::Order(Order::Reload));
     let observe = super::Plan { watchdog: Watchdog::Observe, ..plan(1) };
-    world.event(Event::SettingsAccepted { plan: observe, migrate: false });
+    assert!(world.accept(observe, Migration::None));
     world.boot_all();
     let observed = super::scenes::worker(&world, 0);
     assert_ne!(worker, observed);
@@ -284,7 +284,7 @@ fn a_worker_that_dies_unasked_is_reported_from_its_row_before_that_is_freed() {
 
 fn roll_to(world: &mut World, plan: super::Plan, but: ChildId) {
     world.event(Event::Order(Order::Reload));
-    world.event(Event::SettingsAccepted { plan, migrate: false });
+    assert!(world.accept(plan, Migration::None));
     for _ in 0..20 {
         world.boot_all();
         let told =

@@ -113,7 +113,7 @@ impl Supervisor {
             Life::Stopping(_) | Life::Over => return Some(Busy::Stopping),
             Life::Serving => {}
         }
-        if !matches!(self.reload, Reload::Idle) || self.reload_queued {
+        if !matches!(self.reload, Reload::Idle) || self.reload_queued || self.check_queued {
             return Some(Busy::Reloading);
         }
         if let Some(token) = &self.token {
@@ -124,6 +124,8 @@ impl Supervisor {
                 Some(Busy::Booting(slot))
             }
             (Role::Worker { slot, .. }, _) if child.is_reported() => Some(Busy::Reporting(slot)),
+            // It has given its verdict and leaves.
+            (Role::Check, _) => Some(Busy::Reloading),
             _ => None,
         })
     }

@@ -2,7 +2,9 @@
 
 use super::scenes::{count, happened, serving, spawns, worker};
 use super::world::{World, plan};
-use super::{Action, Busy, Event, Fact, MILLISECOND, Order, RecycleReason, Role, SECOND, SlotId, UpgradeEnd};
+use super::{
+    Action, Busy, Event, Fact, MILLISECOND, Migration, Order, RecycleReason, Role, SECOND, SlotId, UpgradeEnd,
+};
 
 const AT_ONCE: Order = Order::Upgrade { patience: 0 };
 const PATIENT: Order = Order::Upgrade { patience: 30 * SECOND };
@@ -193,11 +195,10 @@ fn a_reload_during_an_upgrade_comes_after_it() {
     world.checked(true);
     world.event(Event::Order(Order::Reload));
     migrate(&mut world);
-    assert!(!world.loading);
+    assert!(world.settings_check().is_none());
     roll(&mut world);
     assert_eq!(ends(&world), [UpgradeEnd::Done]);
-    assert!(std::mem::take(&mut world.loading), "now");
-    world.event(Event::SettingsAccepted { plan: plan(2), migrate: false });
+    assert!(world.accept(plan(2), Migration::None), "now");
     roll(&mut world);
     assert_eq!(world.supervisor.summary().state, "serving");
 }
@@ -209,8 +210,7 @@ fn an_upgrade_during_a_reload_waits_for_all_of_it() {
     world.event(Event::Order(AT_ONCE));
     assert_eq!(ends(&world), [UpgradeEnd::Busy(Busy::Reloading)]);
     world.event(Event::Order(PATIENT));
-    world.loading = false;
-    world.event(Event::SettingsAccepted { plan: plan(2), migrate: false });
+    assert!(world.accept(plan(2), Migration::None));
     assert!(!world.checking);
     roll(&mut world);
     assert!(world.checking);

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    Action, ChildId, ChildSignal, Claim, Config, Confirmation, End, Event, Execution, Fact, MILLISECOND, Ns,
-    Order, Plan, Role, SECOND, SlotId, Supervisor, UpgradeEnd, Verdict, Watchdog,
+    Action, ChildId, ChildSignal, Claim, Config, Confirmation, End, Event, Execution, Fact, MILLISECOND,
+    Migration, Ns, Order, Plan, Role, SECOND, SlotId, Supervisor, UpgradeEnd, Verdict, Watchdog,
 };
 
 pub const BOOT: Ns = 10 * SECOND;
@@ -65,7 +65,7 @@ impl Process {
         self.ready && self.told.is_none() && self.slot().is_some()
     }
     fn boots(&self) -> bool {
-        !self.ready && !self.killed && self.told.is_none()
+        self.role != Role::Check && !self.ready && !self.killed && self.told.is_none()
     }
     fn is_well(&self) -> bool {
         self.serves() && !self.killed && self.aborted.is_none()
@@ -88,7 +88,6 @@ pub struct World {
     pub queue: u32,
     pub next_spawn_fails: bool,
     pub next_listener_fails: bool,
-    pub loading: bool,
     /// Another program tries to read the state.
     pub checking: bool,
     /// The program that the master is, and those that it was before.
@@ -96,6 +95,8 @@ pub struct World {
     programs: u64,
     before: Vec<u64>,
     pub next_execution_fails: bool,
+    /// A reload, a check: announced and not over.
+    announced: [bool; 2],
     /// What workers say against themselves.
     pub claims: BTreeMap<ChildId, Claim>,
     /// What the world outside says to it.
@@ -141,12 +142,12 @@ impl World {
             queue: 0,
             next_spawn_fails: false,
             next_listener_fails: false,
-            loading: false,
             checking: false,
             program: 0,
             programs: 0,
             before: Vec::new(),
             next_execution_fails: false,
+            announced: [false; 2],
             claims: BTreeMap::new(),
             confirmation: Confirmation::Yes,
             reports_hang: false,
@@ -317,7 +318,6 @@ impl World {
             }
             Action::Unsteer => self.steering = None,
             Action::QueryQueue(slot) => events.push_back(Event::QueueLength(slot, self.queue)),
-            Action::LoadSettings => self.loading = true,
             Action::ShowDegraded(degraded) => {
                 let same = std::mem::replace(&mut self.degraded, degraded) == degraded;
                 self.breach(same, "I8", || format!("degraded: {degraded} twice"));
@@ -336,6 +336,10 @@ impl World {
                     format!("the upgrade to {program} is done with {programs:?}")
                 });
             }
+            Action::AnnounceReloading => self.announce(0, true),
+            Action::AnnounceReloaded(_) => self.announce(0, false),
+            Action::AnnounceChecking => self.announce(1, true),
+            Action::AnnounceChecked(_) => self.announce(1, false),
             Action::AnnounceStopping => self.stopping = Some(self.now),
             Action::Exit(code) => {
                 let left = self.processes.len();
@@ -344,6 +348,13 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    fn announce(&mut self, which: usize, begins: bool) {
+        let was = std::mem::replace(&mut self.announced[which], begins);
+        self.breach(was == begins, "I11", || format!("announced twice: {which}, begins {begins}"));
+        let both = self.announced == [true; 2];
+        self.breach(both, "I11", || "a check beside a reload".to_owned());
     }
 
     fn spawn(&mut self, child: ChildId, role: Role, version: u64, events: &mut VecDeque<Event>) {
@@ -571,6 +582,7 @@ impl World {
         self.end(child, End { signature: Some(signature), ..End::UNBORN });
     }
 
+    /// A process ends in this way.
     pub fn end(&mut self, child: ChildId, end: End) {
         if self.processes.remove(&child).is_some() {
             let fresh = self.dead.insert(child);
@@ -579,6 +591,32 @@ impl World {
             self.forget_closed();
             self.event(Event::Exited { child, end });
         }
+    }
+
+    /// The check child that has not given its verdict.
+    pub fn settings_check(&self) -> Option<ChildId> {
+        let checks = |process: &Process| process.role == Role::Check && !process.ready && !process.told();
+        self.processes.iter().find(|(_, process)| checks(process)).map(|(id, _)| *id)
+    }
+
+    /// The check child that runs finds the settings good, and leaves; false when there is none.
+    pub fn accept(&mut self, plan: Plan, migration: Migration) -> bool {
+        self.verdict(|child| Event::SettingsAccepted { child, plan, migration })
+    }
+
+    /// The check child that runs finds the settings bad, and leaves.
+    pub fn refuse(&mut self) -> bool {
+        self.verdict(Event::SettingsRefused)
+    }
+
+    fn verdict(&mut self, event: impl FnOnce(ChildId) -> Event) -> bool {
+        let Some(child) = self.settings_check() else { return false };
+        if let Some(process) = self.processes.get_mut(&child) {
+            process.ready = true;
+        }
+        self.event(event(child));
+        self.exit(child, true);
+        true
     }
 
     /// A draining worker closes its copy of the listener.

@@ -40,7 +40,6 @@ impl Master {
             Action::Unsteer => self.listeners.steer(None),
             Action::QueryQueue(slot) => self.query_queue(slot),
             Action::QueryListener(id) => self.query_listener(id),
-            Action::LoadSettings => self.load_settings(),
             Action::ProposeSettings(number) => self.propose_settings(number),
             Action::RollSettings(number) => {
                 base.settings_generation.store(number, Relaxed);
@@ -85,6 +84,12 @@ impl Master {
             Action::AnnounceReady => self.notifier.ready(),
             Action::AnnounceReloading => self.reload_begins(),
             Action::AnnounceReloaded(how) => self.reload_ends(how),
+            Action::AnnounceChecking => self.check_begins(),
+            Action::AnnounceChecked(how) => self.check_ends(how),
+            Action::NamesRestored => {
+                let settings = &self.versions.current().settings;
+                self.stored_separator = Some(settings.tool_name_separator.clone());
+            }
             Action::AnnounceStopping => {
                 self.notifier.stopping();
                 self.disappoint_operators();
@@ -135,6 +140,7 @@ impl Master {
             executable: &self.executable,
             rows: &self.rows_fd,
             sessions: &self.sessions,
+            sources: &self.sources,
             json: self.demo.as_ref().is_some_and(|demo| demo.json),
         };
         let child = child::start(&common, id, role, version, self.versions.catalog(number), listeners)?;

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use forkgate_shared::control::ControlSocket;
 use forkgate_shared::descriptors::{ADMIN_LISTENERS, CATALOG, CONTROL, LISTENERS, ROWS, SESSIONS, SETTINGS};
 use forkgate_shared::rows::monotonic_ns;
-use forkgate_shared::settings::{Settings, Watchdog};
+use forkgate_shared::settings::check::CheckTask;
+use forkgate_shared::settings::{Settings, Sources, Watchdog};
 use serde::{Deserialize, Serialize};
 
 use super::listeners::Inherited;
@@ -137,6 +138,8 @@ pub struct Common<'a> {
     pub rows: &'a OwnedFd,
     /// Session table.
     pub sessions: &'a OwnedFd,
+    /// Where settings come from, for a check.
+    pub sources: &'a Sources,
     /// `--json` for the demo's companion.
     pub json: bool,
 }
@@ -151,7 +154,11 @@ pub fn start(
     listeners: Option<Inherited<'_>>,
 ) -> io::Result<Child> {
     let (ours, theirs) = ControlSocket::pair()?;
-    let mut descriptors = vec![(theirs.as_fd(), CONTROL), (version.memfd.as_fd(), SETTINGS)];
+    let check = (role == Role::Check)
+        .then(|| CheckTask { running: version.settings.clone(), sources: common.sources.clone() }.to_memfd())
+        .transpose()?;
+    let settings = check.as_ref().unwrap_or(&version.memfd);
+    let mut descriptors = vec![(theirs.as_fd(), CONTROL), (settings.as_fd(), SETTINGS)];
     let (args, death_signal): (Vec<String>, i32) = match role {
         Role::Worker { slot, row } => {
             let listeners = listeners.ok_or_else(|| io::Error::other("the slot has no socket"))?;
@@ -172,6 +179,7 @@ pub fn start(
             // A half-done migration is rolled back by the database; an orphan that goes on is in nobody's hand.
             (vec!["migrate".to_owned()], libc::SIGKILL)
         }
+        Role::Check => (vec!["reload-check".to_owned()], libc::SIGKILL),
         Role::Companion => {
             let json = common.json.then(|| "--json".to_owned());
             let master = ["--master".to_owned(), std::process::id().to_string()];

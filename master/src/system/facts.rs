@@ -34,6 +34,9 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
         Fact::Killed(child, Kill::Boot) => {
             error!(pid = pid(*child), "killed: not ready within GATEWAY_BOOT_TIMEOUT");
         }
+        Fact::CheckKilled(child) => {
+            error!(pid = pid(*child), "killed: the check of the new settings was not over in time");
+        }
         Fact::Killed(child, Kill::Drain) => {
             warn!(pid = pid(*child), "killed: still busy when its time to drain was over");
         }
@@ -76,7 +79,7 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
         Fact::ReloadQueued => info!("a reload waits for what runs now"),
         Fact::ReloadDone(generation) => info!(generation, "the new settings are in force"),
         Fact::ReloadFailed(slot) => {
-            error!(slot = slot.0, "a worker did not start with the new settings: the old ones stay in force");
+            error!(slot = slot.0, "the new settings are given up: the old ones stay in force");
         }
         Fact::AlreadyUpgrading => info!("an upgrade is under way already"),
         Fact::UpgradeFailed(slot) => {
@@ -85,6 +88,15 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
                 "a worker did not start with the other program, or died at once: the one before is executed again"
             );
         }
+        Fact::ReloadSlotLost(slot) => {
+            warn!(
+                slot = slot.0,
+                "somebody killed a worker that started with the new settings: it is tried again"
+            );
+        }
+        Fact::NamesNotRestored => error!(
+            "the registry keeps the names of the settings that were given up; the next reload puts that right"
+        ),
         Fact::WorkersCapped(asked, most) => {
             warn!(
                 asked,

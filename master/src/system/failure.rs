@@ -40,7 +40,18 @@ pub fn end_of(ending: Ending, words: Option<&str>) -> End {
     End {
         clean: ending == Ending::Code(0),
         refused_settings: ending == Ending::Code(EXIT_SETTINGS),
+        by_others: is_by_others(ending),
         signature: signature(ending, words),
+    }
+}
+
+/// True for somebody's order, the kernel's included: it says nothing of the program. A worker that gets one while it boots
+/// leaves with 128 and the signal's number.
+fn is_by_others(ending: Ending) -> bool {
+    let orders = [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
+    match ending {
+        Ending::Signal(signal) => orders.contains(&signal),
+        Ending::Code(code) => orders.contains(&(code - 128)),
     }
 }
 
@@ -48,8 +59,8 @@ pub fn end_of(ending: Ending, words: Option<&str>) -> End {
 fn signature(ending: Ending, words: Option<&str>) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     match ending {
-        // Somebody's order, the kernel's included: it says nothing of the program.
-        Ending::Signal(libc::SIGKILL) | Ending::Code(..=0) => return None,
+        Ending::Code(..=0) => return None,
+        ending if is_by_others(ending) => return None,
         ending => how(ending).hash(&mut hasher),
     }
     let words = words.unwrap_or_default().chars().filter(|c| !c.is_ascii_digit()).take(SIGNIFICANT);

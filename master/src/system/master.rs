@@ -71,13 +71,15 @@ pub struct Master {
     pub(super) ctl: Ctl,
     pub(super) notifier: Notifier,
     pub(super) demo: Option<DemoOptions>,
-    /// The reload that runs, or the last one.
+    /// The reload or the check that runs, or the last one.
     pub(super) attempt: Attempt,
     /// How the last worker failed, in words: `worker 0: exit code 3: …`.
     pub(super) last_failure: Option<String>,
     pub(super) oom_kills: OomKills,
     pub(super) upgrade: Upgrade,
     pub(super) reopening: Reopening,
+    /// What became of the last reload, when that was not done.
+    pub(super) reload_failure: Option<String>,
     pub(super) events: VecDeque<Event>,
     pub(super) started: Ns,
     pub(super) exit: Option<u8>,
@@ -185,8 +187,8 @@ impl Master {
 
     pub(super) fn sentence(&self) -> String {
         let generation = self.versions.current().number;
-        let (reload, failure) = (self.attempt.failure(), self.last_failure.as_deref());
-        let mut text = facts::sentence(&self.supervisor.summary(), generation, reload.as_deref(), failure);
+        let (reload, failure) = (self.reload_failure.as_deref(), self.last_failure.as_deref());
+        let mut text = facts::sentence(&self.supervisor.summary(), generation, reload, failure);
         if let Some(why) = &self.upgrade.why {
             text += &format!(", upgrade refused: {why}");
         }
@@ -262,6 +264,7 @@ impl Master {
             FromChild::Catalog { generation } => self.publish(id, generation, fd),
             FromChild::Report => self.hear_report(id, fd),
             FromChild::LogReopened { error } => self.log_reopened(id, error),
+            FromChild::Checked => self.hear_verdict(id, fd),
             FromChild::BootFailed { message } => {
                 tracing::error!(pid = child.pid, "{}: {message}", name(child.role));
                 if self.supervisor.is_upgrading() {
@@ -305,7 +308,7 @@ impl Master {
         let role = child.role;
         let subject = match role {
             Role::Worker { slot, .. } => Some(child.subject(id, slot)),
-            Role::Migrate | Role::Companion => None,
+            Role::Migrate | Role::Check | Role::Companion => None,
         };
         let reported = self.watch_no_more(id);
         self.reopens_no_more(id);
@@ -340,6 +343,7 @@ impl Master {
 pub(super) fn name(role: Role) -> String {
     match role {
         Role::Migrate => "migrate".to_owned(),
+        Role::Check => "check".to_owned(),
         Role::Companion => "demo-companion".to_owned(),
         Role::Worker { slot, .. } => format!("worker {}", slot.0),
     }

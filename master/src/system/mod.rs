@@ -187,6 +187,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         reopening: Reopening::default(),
         oom_kills: OomKills::from_now_on(),
         upgrade: Upgrade::new(options.catalog_layout),
+        reload_failure: None,
         events: VecDeque::new(),
         started,
         exit: None,

@@ -58,7 +58,8 @@ impl Master {
         match request {
             Request::Status => Reply::Now(line(&self.answer())),
             Request::Why { slot } => Reply::Now(self.why(slot)),
-            Request::Reload => self.operate(Operation::Reload, Order::Reload),
+            Request::Reload { check_only: false } => self.operate(Operation::Reload, Order::Reload),
+            Request::Reload { check_only: true } => self.operate(Operation::Check, Order::Check),
             Request::Pause { slot } => Reply::Now(self.pause(slot)),
             Request::Resume { slot } => Reply::Now(self.resume(slot)),
         }

@@ -1,14 +1,20 @@
-//! A reload as the shell sees it: what the new settings are, what became of them, and who is told.
+//! A reload as the shell sees it: what the check child found, what became of it, and who is told.
+//!
+//! The master itself reads no file of settings after its start: what is wrong with one can harm nobody but the check child.
 
-use forkgate_shared::settings::{Change, Settings};
+use std::io;
+use std::os::fd::OwnedFd;
+
+use forkgate_shared::settings::Change;
+use forkgate_shared::settings::check::{Accepted, CheckVerdict};
 
 use super::ctl::{Operation, Outcome};
 use super::master::Master;
 use super::versions::Version;
 use super::{plan, wanted};
-use crate::supervisor::{Event, Fact, RecycleReason, Reloaded};
+use crate::supervisor::{ChildId, Event, Fact, Migration, Plan, RecycleReason, Reloaded, Role, SlotId};
 
-/// The reload that runs, or the last one.
+/// The reload or the check that runs, or the last one.
 #[derive(Debug, Default)]
 pub struct Attempt {
     /// Version of its settings; none before they were accepted.
@@ -31,11 +37,10 @@ impl Attempt {
     }
 
     /// What became of it in one line, when it was not done.
-    pub fn failure(&self) -> Option<String> {
+    fn failure(&self) -> Option<String> {
         let word = match self.ended? {
-            Reloaded::Done => return None,
-            Reloaded::Refused => "refused",
-            Reloaded::MigrateFailed | Reloaded::WorkerFailed(_) => "failed",
+            Reloaded::Refused | Reloaded::CheckDied | Reloaded::CheckLate => "refused",
+            _ => "failed",
         };
         let error = self.error()?;
         let more = error.lines().count().saturating_sub(1);
@@ -45,22 +50,41 @@ impl Attempt {
 
     /// Why it was not done.
     fn error(&self) -> Option<String> {
-        let what = match self.ended? {
-            Reloaded::Done => return None,
-            Reloaded::Refused => return Some(self.refusal.clone()),
-            Reloaded::MigrateFailed => "the database could not be brought up to date".to_owned(),
-            Reloaded::WorkerFailed(slot) => {
-                format!("the worker of slot {} did not start with the new settings", slot.0)
+        let seen = self.boot_failure.as_deref().unwrap_or("see the log");
+        Some(match self.ended? {
+            Reloaded::Done | Reloaded::Checked => return None,
+            Reloaded::Refused => self.refusal.clone(),
+            Reloaded::CheckDied => {
+                "the check of the new settings died without a verdict, see the log; try again".to_owned()
             }
-        };
-        let why = self.boot_failure.as_deref().unwrap_or("see the log");
-        Some(format!("{what}: {why}"))
+            Reloaded::CheckLate => {
+                "the check of the new settings gave no verdict within 10 s and was killed: does a \
+                                    file that it reads lie on a disk that does not answer?"
+                    .to_owned()
+            }
+            Reloaded::MigrateFailed => format!("the database could not be brought up to date: {seen}"),
+            Reloaded::WorkerFailed(SlotId(slot)) => {
+                format!(
+                    "the worker of slot {slot} did not start with the new settings, or died of them: {seen}"
+                )
+            }
+            Reloaded::WorkerLate(SlotId(slot)) => {
+                format!(
+                    "the worker of slot {slot} was not ready with the new settings within GATEWAY_BOOT_TIMEOUT"
+                )
+            }
+            Reloaded::WorkersKilled(SlotId(slot)) => format!(
+                "workers that started with the new settings were killed again and again, at last the one of slot \
+                 {slot}: by you, or by the kernel for want of memory; see the log"
+            ),
+        })
     }
 }
 
 impl Master {
     pub(super) fn reload_begins(&mut self) {
         self.attempt = Attempt::default();
+        self.reload_failure = None;
         self.notifier.reloading();
         self.ctl.begins(Operation::Reload);
     }
@@ -70,15 +94,34 @@ impl Master {
         if how != Reloaded::Done {
             self.discard_addresses();
         }
+        self.reload_failure = self.attempt.failure();
+        // There is no word for a reload that failed: the status says it.
         self.notifier.ready();
-        let outcome = Outcome {
-            ok: how == Reloaded::Done,
+        let outcome = self.outcome(how == Reloaded::Done);
+        self.answer_operators(Operation::Reload, &outcome);
+    }
+
+    pub(super) fn check_begins(&mut self) {
+        self.attempt = Attempt::default();
+        self.ctl.begins(Operation::Check);
+    }
+
+    pub(super) fn check_ends(&mut self, how: Reloaded) {
+        self.attempt.ended = Some(how);
+        self.loaded = None;
+        self.discard_addresses();
+        let outcome = self.outcome(how == Reloaded::Checked);
+        self.answer_operators(Operation::Check, &outcome);
+    }
+
+    fn outcome(&self, ok: bool) -> Outcome {
+        Outcome {
+            ok,
             error: self.attempt.error(),
             changes: self.attempt.changes.clone(),
             warnings: self.attempt.warnings.clone(),
             settings_generation: self.versions.current().number,
-        };
-        self.answer_operators(Operation::Reload, &outcome);
+        }
     }
 
     /// Addresses that it added are given up, whatever it was that it failed at.
@@ -98,48 +141,55 @@ impl Master {
         }
     }
 
-    pub(super) fn load_settings(&mut self) {
-        let event = match self.read_settings() {
-            Ok(event) => event,
+    /// A check child says what it found. Its first word counts; the supervisor knows whether anybody still waits for it.
+    pub(super) fn hear_verdict(&mut self, id: ChildId, memfd: Option<OwnedFd>) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if child.role != Role::Check || std::mem::replace(&mut child.ready, true) {
+            return;
+        }
+        let verdict =
+            memfd.ok_or_else(|| io::Error::other("nothing was attached")).and_then(CheckVerdict::from_fd);
+        let taken = match verdict {
+            Ok(CheckVerdict::Accepted(accepted)) => self.take_settings(*accepted),
+            Ok(CheckVerdict::Refused(why)) => Err(why),
+            Err(error) => Err(format!("the check's verdict is not understood: {error}")),
+        };
+        self.events.push_back(match taken {
+            Ok((plan, migration)) => Event::SettingsAccepted { child: id, plan, migration },
             Err(why) => {
                 for line in why.lines() {
                     tracing::error!("reload refused: {line}");
                 }
                 self.attempt.refusal = why;
-                Event::SettingsRefused
+                Event::SettingsRefused(id)
             }
-        };
-        self.events.push_back(event);
+        });
     }
 
-    /// Reads and compares. What only a restart can change stays as it is.
-    fn read_settings(&mut self) -> Result<Event, String> {
-        let running = &self.versions.current().settings;
-        let loaded =
-            Settings::load_over(running, self.sources.clone()).map_err(|errors| errors.to_string())?;
-        for warning in &loaded.warnings {
+    fn take_settings(&mut self, accepted: Accepted) -> Result<(Plan, Migration), String> {
+        let Accepted { settings, changes, warnings } = accepted;
+        for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let settings = loaded.settings.clone().with_fixed_of(running);
-        if let Some(path) = &settings.log_file {
-            forkgate_shared::log::try_file(path)
-                .map_err(|error| format!("GATEWAY_LOG_FILE {} cannot be opened: {error}", path.display()))?;
-        }
-        let changes = Settings::reload_changes(running, &loaded.settings, &settings);
         for change in &changes {
             tracing::info!("reload: {change}");
         }
         if changes.is_empty() {
             tracing::info!("reload: no setting differs; the workers are replaced all the same");
         }
-        let names_differ = self.stored_separator.as_ref() != Some(&settings.tool_name_separator);
-        let migrate = names_differ || settings.database != running.database;
+        let migration = if settings.database != self.versions.current().settings.database {
+            Migration::OtherDatabase
+        } else if self.stored_separator.as_ref() != Some(&settings.tool_name_separator) {
+            Migration::OtherNames
+        } else {
+            Migration::None
+        };
         let plan = plan(&settings);
         self.listeners.propose(&wanted(&settings)).map_err(|error| error.to_string())?;
         self.loaded =
             Some(Version::new(0, settings).map_err(|error| format!("cannot seal the settings: {error}"))?);
-        (self.attempt.changes, self.attempt.warnings) = (changes, loaded.warnings);
-        Ok(Event::SettingsAccepted { plan, migrate })
+        (self.attempt.changes, self.attempt.warnings) = (changes, warnings);
+        Ok((plan, migration))
     }
 
     /// The settings just read are a candidate under this number.
@@ -156,8 +206,6 @@ impl Master {
 
 #[cfg(test)]
 mod tests {
-    use crate::supervisor::SlotId;
-
     use super::*;
 
     #[test]
@@ -176,7 +224,7 @@ mod tests {
         let mut attempt = Attempt { version: Some(2), ..Attempt::default() };
         attempt.ended = Some(Reloaded::WorkerFailed(SlotId(1)));
         attempt.boot_failed(1, "another reason".to_owned());
-        let what = "the worker of slot 1 did not start with the new settings";
+        let what = "the worker of slot 1 did not start with the new settings, or died of them";
         assert_eq!(attempt.error(), Some(format!("{what}: see the log")));
         attempt.boot_failed(2, "no key".to_owned());
         assert_eq!(attempt.failure(), Some(format!("reload failed: {what}: no key")));

@@ -103,7 +103,7 @@ impl Master {
         let child = self.children.get(&id)?;
         match child.role {
             Role::Worker { slot, row } => Some((child, slot, row)),
-            Role::Migrate | Role::Companion => None,
+            Role::Migrate | Role::Check | Role::Companion => None,
         }
     }
 

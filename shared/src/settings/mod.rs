@@ -5,6 +5,7 @@
 
 mod binds;
 pub mod cgroup;
+pub mod check;
 mod contextforge;
 mod database_url;
 pub mod docs;

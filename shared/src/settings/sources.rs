@@ -18,7 +18,7 @@ const MAX_FILE: u64 = 1 << 20;
 const DIRECTORIES: [&str; 3] = ["STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"];
 
 /// What to read settings from.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sources {
     /// From the command line: name and value, later ones win.
     pub flags: Vec<(String, String)>,

@@ -66,13 +66,26 @@ impl Edge {
     pub fn new(gateway: &Shared, port: Port, is_local: bool) -> Edge {
         let settings = &gateway.settings;
         let (hosts, origins) = (&settings.allowed_hosts, &settings.allowed_origins);
+        let hosts = match port {
+            Port::Main => HostPolicy::for_clients(is_local, hosts, origins),
+            Port::Admin => HostPolicy::for_operators(is_local, hosts, origins),
+        };
+        Edge::with_hosts(gateway, port, is_local, hosts)
+    }
+
+    /// For what a worker asks itself: what the main port's clients may, and nothing of it counts.
+    pub(crate) fn for_self_probe(gateway: &Shared) -> Edge {
+        let settings = &gateway.settings;
+        let hosts = HostPolicy::for_clients(true, &settings.allowed_hosts, &settings.allowed_origins);
+        Edge::with_hosts(gateway, Port::Admin, true, hosts)
+    }
+
+    fn with_hosts(gateway: &Shared, port: Port, is_local: bool, hosts: HostPolicy) -> Edge {
+        let settings = &gateway.settings;
         Edge {
             gateway: Shared::clone(gateway),
             port,
-            hosts: match port {
-                Port::Main => HostPolicy::for_clients(is_local, hosts, origins),
-                Port::Admin => HostPolicy::for_operators(is_local, hosts, origins),
-            },
+            hosts,
             limits: Limits {
                 head: settings.header_timeout,
                 send: settings.sse_send_timeout,

@@ -30,7 +30,7 @@ use super::drain::{self, Doors};
 use super::essential::Duty;
 use super::inherited::Inherited;
 use super::succession::Succession;
-use super::{Lifecycle, recycle, task};
+use super::{Lifecycle, recycle, self_probe, task};
 use crate::auth::Authenticator;
 use crate::edge::client::Client;
 use crate::edge::serve::{Edge, Port};
@@ -48,6 +48,8 @@ const EXIT_PANIC: u8 = 101;
 
 /// The last panic of this process, in one line.
 static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
+/// And the number of the signal that ended a worker while it booted, as shells say it.
+const EXIT_SIGNAL: u8 = 128;
 
 /// What the event loop's root is called among the tasks.
 pub(crate) const ROOT_TASK: &str = "worker";
@@ -249,6 +251,7 @@ async fn open_and_serve(
     let row = gateway.row();
     row.connection_limit.store(places as u64, Relaxed);
     row.abandoned_limit.store(MOST_ABANDONED as u64, Relaxed);
+    self_probe::run(gateway).await.doing("asking itself")?;
     let (accepting, _) = watch::channel(Accepting::Open);
     let (mut loops, mut ports) = (Vec::new(), Vec::new());
     for (port, fds) in doors {
@@ -277,8 +280,9 @@ async fn open_and_serve(
         let _on_duty = on_duty;
         watch.await;
     });
-    if line.was_ended_while_booting() {
-        return Err(BootError::Failed { doing: "starting", problem: "a signal ended it".to_owned() });
+    if let Some(signal) = line.ended_while_booting() {
+        tracing::info!(signal, "ended while it started");
+        return Ok(ExitCode::from(EXIT_SIGNAL + signal));
     }
     gateway.row().state.store(RowState::Serving as u32, Relaxed);
     gateway.control.send_if_alive(&FromChild::Ready).doing("telling the master that the worker is ready")?;

@@ -222,17 +222,19 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// True when a signal that ends a worker came while it started. The TERM that comes with the master's death is none:
+    /// The signal that ends a worker, if one came while it started. The TERM that comes with the master's death is none:
     /// what waits in this worker's queue has nobody else.
-    pub fn was_ended_while_booting(&self) -> bool {
-        let mut ended = false;
+    pub fn ended_while_booting(&self) -> Option<u8> {
+        let mut ended = None;
         while let Ok(Some(info)) = self.signals.read_signal() {
             if info.ssi_signo as libc::c_int == libc::SIGUSR1 {
                 self.reopen_log();
             }
-            ended |= matches!(info.ssi_signo as libc::c_int, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT);
+            if matches!(info.ssi_signo as libc::c_int, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT) {
+                ended = u8::try_from(info.ssi_signo).ok();
+            }
         }
-        ended && !self.master_is_gone()
+        ended.filter(|_| !self.master_is_gone())
     }
 
     /// Starts the thread. To be called after `Ready` was sent: a wish that comes before means nothing to the master.
@@ -435,7 +437,7 @@ mod tests {
         let (listener, _orders, _reports) =
             control.listener(SigSet::empty(), Duration::from_secs(3600)).expect("listener");
         drop(master);
-        assert!(!listener.was_ended_while_booting());
+        assert_eq!(listener.ended_while_booting(), None);
         assert!(control.send(&FromChild::Ready).is_err_and(|error| error.is_gone()));
         control.send_if_alive(&FromChild::Ready).expect("its end makes an orphan, not an error");
     }

@@ -8,6 +8,7 @@
 
 pub mod boot;
 pub mod calls;
+pub(crate) mod check;
 pub mod control;
 mod drain;
 pub mod essential;
@@ -15,6 +16,7 @@ pub(crate) mod inherited;
 mod leaving;
 mod memory;
 pub(crate) mod recycle;
+mod self_probe;
 mod succession;
 pub mod task;
 

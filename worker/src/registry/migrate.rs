@@ -165,11 +165,17 @@ fn create(path: &Path) -> io::Result<()> {
 async fn belongs_to_contextforge(path: &Path) -> Result<bool, sqlx::Error> {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).read_only(true);
     let mut connection = SqliteConnection::connect_with(&options).await?;
+    let found = has_alembic_version(&mut connection).await?;
+    connection.close().await?;
+    Ok(found)
+}
+
+/// True for a database that ContextForge keeps its schema in.
+pub(super) async fn has_alembic_version(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     let found: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'",
     )
-    .fetch_one(&mut connection)
+    .fetch_one(connection)
     .await?;
-    connection.close().await?;
     Ok(found > 0)
 }

@@ -7,6 +7,7 @@
 mod aside;
 pub mod change;
 pub mod credentials;
+pub(crate) mod look;
 pub mod migrate;
 pub mod publish;
 pub mod records;

@@ -7,11 +7,13 @@ use super::connect::{Connection, CtlError};
 use crate::cli::output;
 use crate::system::ctl::{Outcome, Progress, Refusal, Request};
 
-/// Puts new settings into force; prints what changes, on stderr how far it is.
+/// Puts new settings into force, or only has them checked; prints what changes, on stderr how far it is.
 ///
-/// Exit code 1 with the reason on stderr when that did not happen.
-pub fn reload(json: bool, sockets: &[PathBuf]) -> ExitCode {
-    operate(&Request::Reload, json, sockets, "the new settings are in force")
+/// Exit code 1 with the reason on stderr when that did not happen, or would not.
+pub fn reload(check_only: bool, json: bool, sockets: &[PathBuf]) -> ExitCode {
+    let done =
+        if check_only { "the settings can be put into force" } else { "the new settings are in force" };
+    operate(&Request::Reload { check_only }, json, sockets, done)
 }
 
 fn operate(request: &Request, json: bool, sockets: &[PathBuf], done: &str) -> ExitCode {

@@ -117,17 +117,19 @@ fn an_operation_has_progress_and_then_an_outcome() {
     let failed = Outcome::failure("slot 1 did not start");
     let (_dir, path, asked) = master(vec![progress("a"), progress("b"), ctl::line(&failed)]);
     let seen = RefCell::new(Vec::new());
-    let (line, outcome) =
-        wait_for(&Request::Reload, &[path], |text| seen.borrow_mut().push(text.to_owned())).expect("answer");
-    assert_eq!(asked.join().expect("master"), "{\"command\":\"reload\"}\n");
+    let (line, outcome) = wait_for(&Request::Reload { check_only: false }, &[path], |text| {
+        seen.borrow_mut().push(text.to_owned())
+    })
+    .expect("answer");
+    assert_eq!(asked.join().expect("master"), "{\"command\":\"reload\",\"check_only\":false}\n");
     assert_eq!((seen.into_inner().join(" "), outcome), ("a b".to_owned(), failed));
     assert!(line.starts_with("{\"ok\":false,\"error\":\"slot 1 did not start\""), "{line}");
 
     let (_dir, path, _asked) = master(vec![progress("a")]);
-    let ended = wait_for(&Request::Reload, &[path], |_| ()).expect_err("no outcome");
+    let ended = wait_for(&Request::Reload { check_only: false }, &[path], |_| ()).expect_err("no outcome");
     assert!(ended.to_string().contains("ended before it had an answer"), "{ended}");
 
     let (_dir, path, _asked) = master(vec![ctl::refusal("not understood")]);
-    let refused = wait_for(&Request::Reload, &[path], |_| ()).expect_err("refused");
+    let refused = wait_for(&Request::Reload { check_only: false }, &[path], |_| ()).expect_err("refused");
     assert_eq!(refused.to_string(), "not understood");
 }

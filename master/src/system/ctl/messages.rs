@@ -34,11 +34,15 @@ pub enum Request {
         slot: u32,
     },
     /// Read the settings again and put them into force; answered when that has been done, or has failed.
-    Reload,
+    Reload {
+        /// Only say whether that would work, as far as it can be known before.
+        #[serde(default)]
+        check_only: bool,
+    },
 }
 
 /// What can be asked, for a client that asked for something else.
-pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"command":"reload"}, {"command":"pause","slot":0}, {"command":"resume","slot":0}"#;
+pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"command":"reload","check_only":true}, {"command":"pause","slot":0}, {"command":"resume","slot":0}"#;
 
 /// What takes its time, so that a client waits for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +50,8 @@ pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"c
 pub enum Operation {
     /// New settings.
     Reload,
+    /// Whether new settings are good.
+    Check,
 }
 
 /// What is answered to [`Request::Status`].
@@ -169,7 +175,7 @@ mod tests {
     fn what_a_client_is_told_can_be_asked() {
         let known = serde_json::from_str::<Vec<Request>>(&format!("[{KNOWN}]")).expect("requests");
         let of_slots = [Request::Pause { slot: 0 }, Request::Resume { slot: 0 }];
-        let others = [Request::Status, Request::Why { slot: 0 }, Request::Reload];
+        let others = [Request::Status, Request::Why { slot: 0 }, Request::Reload { check_only: true }];
         assert_eq!(known, [&others[..], &of_slots].concat());
         for other in
             [r#"{"command":"why"}"#, r#"{"command":"why","slot":-1}"#, r#"{"command":"why","slot":"0"}"#]

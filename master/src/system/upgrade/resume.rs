@@ -208,6 +208,7 @@ fn take_over(
         notifier: Notifier::new(std::env::var_os(NOTIFY_SOCKET))?,
         demo: saved.demo,
         attempt: Attempt::default(),
+        reload_failure: None,
         last_failure: None,
         oom_kills: OomKills::from_now_on(),
         reopening: Reopening::default(),
