@@ -39,6 +39,7 @@ mod storm;
 mod strays;
 mod systemd;
 mod upgrade;
+mod upgrade_ctl;
 mod watchdog;
 mod watchdog_clocks;
 mod watchdog_modes;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         steering::TESTS,
         upgrade::TESTS,
         reload_rolls::TESTS,
+        upgrade_ctl::TESTS,
         lossless::TESTS,
         crash::TESTS,
         schedule::TESTS,

@@ -50,6 +50,7 @@ Run it:
   forkgate token create --sub me --admin
   forkgate ctl status                 workers, requests, recycles
   forkgate ctl reload                 put changed settings into force; says how that went
+  forkgate ctl upgrade                put the binary that is installed now in place of the running one
   forkgate ctl why 0                  why the last worker of slot 0 was killed or died
   forkgate ctl pause 0                no new clients for slot 0, until `ctl resume 0`
 
@@ -175,6 +176,14 @@ Examples:
 
 The master is found by its state directory, so the settings must name the same one.";
 
+const UPGRADE_EXAMPLES: &str = "\
+Examples:
+  install -m 755 forkgate /usr/local/bin/forkgate && forkgate ctl upgrade
+  forkgate ctl upgrade --binary /opt/forkgate-1.3/forkgate
+
+Exit code 0 when all workers run the new binary, 1 with the reason when none does. It waits up to a minute for a reload or a
+recycling that is under way. Nothing is lost either way.";
+
 const RELOAD_EXAMPLES: &str = "\
 Examples:
   forkgate ctl reload && echo the new settings rule
@@ -269,6 +278,21 @@ enum CtlCommand {
         #[command(flatten)]
         sources: SourceArgs,
     },
+    /// Put another binary in the place of the running one: same pid, same sockets; and say how that went
+    #[command(after_help = UPGRADE_EXAMPLES)]
+    Upgrade {
+        /// The binary; without it the one that is now where the running one was started from
+        #[arg(long, value_name = "PATH")]
+        binary: Option<std::path::PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The master's control socket, when it is not where the settings say
+        #[arg(long, value_name = "PATH")]
+        socket: Option<std::path::PathBuf>,
+        #[command(flatten)]
+        sources: SourceArgs,
+    },
     /// Tell why the last worker of a slot was killed or died
     #[command(after_help = WHY_EXAMPLES)]
     Why {
@@ -334,6 +358,11 @@ pub fn run() -> ExitCode {
             with_state_dir(sources, |directory| {
                 ctl::reload(check_only, json, &ctl::sockets(socket, directory))
             })
+        }
+        Command::Ctl(CtlCommand::Upgrade { binary, json, socket, sources }) => {
+            // The master has another working directory.
+            let binary = binary.map(|path| std::path::absolute(&path).unwrap_or(path));
+            with_state_dir(sources, |directory| ctl::upgrade(binary, json, &ctl::sockets(socket, directory)))
         }
         Command::Ctl(CtlCommand::Why { slot, json, socket, sources }) => {
             with_state_dir(sources, |directory| ctl::why(slot, json, &ctl::sockets(socket, directory)))

@@ -98,6 +98,7 @@ impl Master {
                 let pid = |id| self.children.get(&id).map_or(0, |child| child.pid);
                 facts::log(&fact, pid, self.last_failure.as_deref().unwrap_or("no worker has failed"));
                 self.tell_of_reload(&fact);
+                self.tell_of_upgrade(&fact);
             }
             Action::Exit(code) => self.exit = Some(code),
         }

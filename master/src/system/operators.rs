@@ -3,6 +3,8 @@
 //! Whatever changes something leaves a line in the log, and is put to the supervisor as an order like any signal; its answer
 //! is given when the supervisor says how it ended.
 
+use std::path::PathBuf;
+
 use forkgate_shared::rows::monotonic_ns;
 use forkgate_shared::status::Status;
 
@@ -12,11 +14,15 @@ use super::ctl::{
 };
 use super::master::Master;
 use super::poller::Source;
-use crate::supervisor::{Event, NoPause, Order, SlotId};
+use crate::supervisor::{Event, NoPause, Ns, Order, SECOND, SlotId};
 
 /// Why nothing that takes its time is begun.
 const STOPPING: &str = "the gateway is stopping";
+const UPGRADING: &str = "an upgrade is under way: wait for its end, `forkgate ctl status` shows it";
 const TOO_MANY: &str = "too many clients wait for an answer already: try again when one of them has it";
+
+/// How long an upgrade waits for what runs: longer than a reload of some workers takes.
+const PATIENCE: Ns = 60 * SECOND;
 
 impl Master {
     pub(super) fn accept_ctl(&mut self) {
@@ -60,6 +66,7 @@ impl Master {
             Request::Why { slot } => Reply::Now(self.why(slot)),
             Request::Reload { check_only: false } => self.operate(Operation::Reload, Order::Reload),
             Request::Reload { check_only: true } => self.operate(Operation::Check, Order::Check),
+            Request::Upgrade { binary } => self.ask_for_upgrade(binary),
             Request::Pause { slot } => Reply::Now(self.pause(slot)),
             Request::Resume { slot } => Reply::Now(self.resume(slot)),
         }
@@ -79,9 +86,24 @@ impl Master {
         let progress = match state {
             "serving" => "it begins",
             "starting" => "the gateway is starting: it begins when all workers are ready",
+            "degraded" => "it begins when no worker is being started",
+            "upgrading" => "an upgrade is under way: it begins when that is over",
             _ => "a reload is under way: this one begins when that is over",
         };
         Reply::Later(operation, progress.to_owned())
+    }
+
+    /// One at a time: who asks during an upgrade would be told of another program than the one that was asked for.
+    fn ask_for_upgrade(&mut self, binary: Option<PathBuf>) -> Reply {
+        let is_ordered = |event: &Event| matches!(event, Event::Order(Order::Upgrade { .. }));
+        if self.supervisor.is_upgrading() || self.events.iter().any(is_ordered) {
+            return Reply::Now(line(&Outcome::failure(UPGRADING)));
+        }
+        let reply = self.operate(Operation::Upgrade, Order::Upgrade { patience: PATIENCE });
+        if matches!(reply, Reply::Later(..)) {
+            self.upgrade.wanted = binary;
+        }
+        reply
     }
 
     fn pause(&mut self, slot: u32) -> Vec<u8> {

@@ -121,6 +121,7 @@ impl Master {
             changes: self.attempt.changes.clone(),
             warnings: self.attempt.warnings.clone(),
             settings_generation: self.versions.current().number,
+            ..Outcome::default()
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub use connect::sockets;
-pub use operate::reload;
+pub use operate::{reload, upgrade};
 
 use connect::{CtlError, ask};
 

@@ -13,10 +13,23 @@ use crate::system::ctl::{Outcome, Progress, Refusal, Request};
 pub fn reload(check_only: bool, json: bool, sockets: &[PathBuf]) -> ExitCode {
     let done =
         if check_only { "the settings can be put into force" } else { "the new settings are in force" };
-    operate(&Request::Reload { check_only }, json, sockets, done)
+    operate(&Request::Reload { check_only }, json, sockets, |outcome| render(outcome, done))
 }
 
-fn operate(request: &Request, json: bool, sockets: &[PathBuf], done: &str) -> ExitCode {
+/// Puts another program in the place of the running one; on stderr how far it is. Else as [`reload`].
+pub fn upgrade(binary: Option<PathBuf>, json: bool, sockets: &[PathBuf]) -> ExitCode {
+    operate(&Request::Upgrade { binary }, json, sockets, |outcome| {
+        let version = outcome.program.as_deref().filter(|_| outcome.ok);
+        version.map(|version| format!("forkgate {version} runs, and so do all workers\n")).unwrap_or_default()
+    })
+}
+
+fn operate(
+    request: &Request,
+    json: bool,
+    sockets: &[PathBuf],
+    render: impl Fn(&Outcome) -> String,
+) -> ExitCode {
     let show_progress = |progress: &str| {
         if !json {
             output::complain("forkgate", progress);
@@ -29,7 +42,7 @@ fn operate(request: &Request, json: bool, sockets: &[PathBuf], done: &str) -> Ex
             return ExitCode::FAILURE;
         }
     };
-    let printed = output::print(&if json { line } else { render(&outcome, done) });
+    let printed = output::print(&if json { line } else { render(&outcome) });
     if outcome.ok {
         return printed;
     }

@@ -39,10 +39,16 @@ pub enum Request {
         #[serde(default)]
         check_only: bool,
     },
+    /// Become another program, in place; answered when all workers run it, or none does.
+    Upgrade {
+        /// The program; without it the one that is now where the running one was started from.
+        #[serde(default)]
+        binary: Option<PathBuf>,
+    },
 }
 
 /// What can be asked, for a client that asked for something else.
-pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"command":"reload","check_only":true}, {"command":"pause","slot":0}, {"command":"resume","slot":0}"#;
+pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"command":"reload","check_only":true}, {"command":"upgrade","binary":null}, {"command":"pause","slot":0}, {"command":"resume","slot":0}"#;
 
 /// What takes its time, so that a client waits for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +58,8 @@ pub enum Operation {
     Reload,
     /// Whether new settings are good.
     Check,
+    /// Another program.
+    Upgrade,
 }
 
 /// What is answered to [`Request::Status`].
@@ -138,6 +146,9 @@ pub struct Outcome {
     pub warnings: Vec<String>,
     /// Version of the settings in force now.
     pub settings_generation: u64,
+    /// Version of the program that runs now, when that was what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
 }
 
 impl Outcome {
@@ -175,7 +186,12 @@ mod tests {
     fn what_a_client_is_told_can_be_asked() {
         let known = serde_json::from_str::<Vec<Request>>(&format!("[{KNOWN}]")).expect("requests");
         let of_slots = [Request::Pause { slot: 0 }, Request::Resume { slot: 0 }];
-        let others = [Request::Status, Request::Why { slot: 0 }, Request::Reload { check_only: true }];
+        let others = [
+            Request::Status,
+            Request::Why { slot: 0 },
+            Request::Reload { check_only: true },
+            Request::Upgrade { binary: None },
+        ];
         assert_eq!(known, [&others[..], &of_slots].concat());
         for other in
             [r#"{"command":"why"}"#, r#"{"command":"why","slot":-1}"#, r#"{"command":"why","slot":"0"}"#]

@@ -11,6 +11,7 @@ use forkgate_shared::descriptors::{SETTINGS, STATE};
 use forkgate_shared::rows::{harmless, monotonic_ns};
 use serde::{Deserialize, Serialize};
 
+use super::super::ctl::Operation;
 use super::super::master::Master;
 use super::super::pidfd::{Ending, PidFd};
 use super::super::poller::Source;
@@ -119,6 +120,7 @@ impl Master {
             Ok(version) => {
                 let program = candidate.path.display();
                 tracing::info!(%program, version, "upgrade: the program can take over");
+                self.tell_operators(Operation::Upgrade, "it can, and is executed in place");
                 self.upgrade.candidate = Some(candidate);
             }
             Err(why) => self.upgrade.why = Some(format!("{}: {why}", candidate.path.display())),

@@ -28,10 +28,14 @@ pub use check::answer;
 pub use kept::{Adopter, Keeper, Kept};
 pub use resume::{STATE_VARIABLE, resume};
 
+use super::ctl::{Operation, Outcome};
 use super::master::Master;
 use super::spawn::Executable;
-use crate::supervisor::{Busy, Event, UpgradeEnd};
+use crate::supervisor::{Busy, Event, Fact, RecycleReason, UpgradeEnd};
 use check::Check;
+
+/// Of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What the shell knows of programs and upgrades.
 #[derive(Debug)]
@@ -90,8 +94,30 @@ impl Upgrade {
 }
 
 impl Master {
-    /// How an upgrade ended: for the log, and for `STATUS=`.
+    /// How an upgrade ended: for the log, for `STATUS=`, and for who asked.
     pub(super) fn upgrade_over(&mut self, end: UpgradeEnd) {
+        self.note_end(end);
+        let outcome = Outcome {
+            ok: end == UpgradeEnd::Done,
+            error: self.upgrade.why.clone(),
+            settings_generation: self.versions.current().number,
+            program: Some(VERSION.to_owned()),
+            ..Outcome::default()
+        };
+        // Whoever asked waits for this one, also when it never began.
+        self.ctl.begins(Operation::Upgrade);
+        self.answer_operators(Operation::Upgrade, &outcome);
+    }
+
+    /// Says how far the upgrade is.
+    pub(super) fn tell_of_upgrade(&mut self, fact: &Fact) {
+        if let Fact::Recycling(slot, RecycleReason::Upgrade) = fact {
+            let progress = format!("a worker of forkgate {VERSION} starts in slot {}", slot.0);
+            self.tell_operators(Operation::Upgrade, &progress);
+        }
+    }
+
+    fn note_end(&mut self, end: UpgradeEnd) {
         self.upgrade.check = None;
         self.upgrade.candidate = None;
         self.upgrade.previous = None;
@@ -102,7 +128,7 @@ impl Master {
         let path = self.upgrade.path.display();
         let outcome = match end {
             UpgradeEnd::Done => {
-                tracing::info!(version = env!("CARGO_PKG_VERSION"), program = %path, "upgraded: all workers run this program");
+                tracing::info!(version = VERSION, program = %path, "upgraded: all workers run this program");
                 self.upgrade.why = None;
                 return;
             }
@@ -130,10 +156,16 @@ impl Master {
     /// Opens the program that is wanted and asks it.
     pub(super) fn check_upgrade(&mut self) {
         self.upgrade.why = None;
+        self.ctl.begins(Operation::Upgrade);
         let path = self.upgrade.wanted.take().unwrap_or_else(|| self.upgrade.path.clone());
         if let Err(why) = self.begin_check(&path) {
             self.upgrade.why = Some(format!("{}: {why}", path.display()));
             self.events.push_back(Event::UpgradeChecked(false));
+        } else {
+            self.tell_operators(
+                Operation::Upgrade,
+                &format!("{} is asked whether it can take over", path.display()),
+            );
         }
     }
 }
