@@ -270,7 +270,8 @@ impl Gateway {
         self.try_status().unwrap_or_else(|| panic!("ctl status failed:\n{}", read_tail(&self.log)))
     }
 
-    fn try_status(&self) -> Option<Status> {
+    /// The same; none when there is no answer.
+    pub fn try_status(&self) -> Option<Status> {
         let mut command = self.setup.command();
         let output = command.args(["ctl", "status", "--json"]).output().expect("the binary starts");
         if !output.status.success() {

@@ -25,7 +25,7 @@ const ODD_FOR: Duration = Duration::from_secs(5);
 /// How long a short-lived child that is no worker may run.
 const SHORT_LIFE: Duration = Duration::from_secs(40);
 /// Children of the master that are no workers.
-const SHORT_LIVED: [&str; 2] = ["migrate", "check"];
+const SHORT_LIVED: [&str; 3] = ["migrate", "check", "upgrade-check"];
 /// The master kills for these when a worker does not answer it: it may be any harmed one.
 const OF_ANY_HARM: [&str; 2] = ["drain", "boot"];
 

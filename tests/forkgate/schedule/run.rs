@@ -99,9 +99,14 @@ impl Run {
 
     fn look(&mut self) {
         if !self.stands_still(self.gateway.pid()) {
-            self.seen = self.gateway.status();
+            self.seen = self.ask();
             self.invariants.look(&self.seen);
         }
+    }
+
+    /// While it becomes another program the master may give no answer.
+    fn ask(&self) -> Status {
+        wait::until("an answer of the master", EXCHANGE_LIMIT, || self.gateway.try_status())
     }
 
     /// Whatever the answer is, whoever asks gets one.
@@ -261,7 +266,7 @@ impl Run {
         process::signal(pid, Signal::SIGSTOP);
         self.witness.watch(pid);
         // It stands still: what it is does not change any more.
-        let now = (!self.stands_still(self.gateway.pid())).then(|| self.gateway.status());
+        let now = (!self.stands_still(self.gateway.pid())).then(|| self.ask());
         let slot = now.as_ref().unwrap_or(&self.seen).workers.iter().find(|worker| worker.pid == pid);
         let what = match slot {
             Some(Worker { slot, state, .. }) => {
@@ -299,7 +304,7 @@ impl Run {
         let slot = |status: &Status| {
             status.workers.iter().find(|worker| worker.pid == pid).map(|worker| worker.slot)
         };
-        let slot = slot(&self.seen).or_else(|| slot(&self.gateway.status()));
+        let slot = slot(&self.seen).or_else(|| slot(&self.ask()));
         let slot = slot.unwrap_or_else(|| panic!("process {pid} is no worker: {:#?}", self.seen));
         self.invariants.harm(slot, pid, fault.kills);
         if !fault.kills.is_empty() {
@@ -328,7 +333,7 @@ impl Run {
         let mut asked = Instant::now();
         loop {
             self.pass(LOOK);
-            let status = self.gateway.status();
+            let status = self.ask();
             let same =
                 status.workers.iter().all(|worker| worker.settings_generation == status.settings_generation);
             if status.is_settled() && same && status.target == WORKERS as u64 {
