@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "binds_of_a_failed_reload_are_taken_back", limit: LIMIT, run: taken_back },
     Test { name: "binds_of_the_admin_port_change_by_hup", limit: LIMIT, run: admin_port },
     Test { name: "binds_unix_socket_file_comes_and_goes", limit: LIMIT, run: unix_file },
+    Test { name: "binds_and_a_pause_survive_an_upgrade", limit: LIMIT, run: upgraded },
 ];
 
 /// A path for a unix socket: short, in a directory that the runner removes.
@@ -255,5 +256,41 @@ fn unix_file() -> Verdict {
     wait::until_true("the orphans to end", START_LIMIT, || {
         orphans.iter().all(|pid| !forkgate_tests::process::alive(*pid))
     });
+    Ok(())
+}
+
+/// Another program finds all sockets, the one that is on its way out, and what an operator wanted.
+fn upgraded() -> Verdict {
+    let setup = Setup::new().installed();
+    let path = socket_path(&setup);
+    let (stays, goes, unix) = (free_address(), free_address(), format!("unix:{}", path.display()));
+    let mut gateway = setup.set("GATEWAY_BIND", format!("{stays},{goes},{unix}")).start();
+    let _upstream = gateway.with_fast_upstream();
+    let loads = [load_at(&gateway, stays), load_at(&gateway, path.clone())];
+    let paused = gateway.setup.command().args(["ctl", "pause", "1"]).status().expect("the binary starts");
+    assert!(paused.success());
+    let before = gateway.status().settings_generation;
+    gateway.reload_with(&[("GATEWAY_BIND", &format!("{stays},{unix}"))]);
+    wait::until_true("the reload to be over", START_LIMIT, || {
+        let status = gateway.status();
+        status.settings_generation > before && status.state == "serving"
+    });
+    gateway.signal(Signal::SIGUSR2);
+    wait::until_true("the upgrade to be done", START_LIMIT, || {
+        let status = gateway.status();
+        status.upgrades == 1 && status.state == "serving"
+    });
+    wait_for_addresses(&gateway, before, &[stays.to_string(), unix.clone()]);
+    assert!(is_refused(goes));
+    let held = gateway.status().held_back;
+    assert!(held.iter().any(|held| held.slot == 1 && held.why == "paused"), "{held:?}");
+    for load in loads {
+        load.wait_for(50);
+        let report = load.stop();
+        note!("{report}");
+        report.assert_nothing_lost();
+    }
+    gateway.drain();
+    assert!(!path.exists(), "the file goes with the gateway");
     Ok(())
 }

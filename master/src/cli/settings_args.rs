@@ -24,8 +24,8 @@ pub struct SourceArgs {
 pub struct SettingsArgs {
     #[command(flatten)]
     sources: SourceArgs,
-    /// Address of the main port (GATEWAY_BIND)
-    #[arg(long, value_name = "ADDR")]
+    /// Where clients connect: addresses with a port, unix:/path, separated by commas (GATEWAY_BIND)
+    #[arg(long, value_name = "ADDRS")]
     bind: Option<String>,
     /// Address of the port of /metrics and /status (GATEWAY_ADMIN_BIND)
     #[arg(long, value_name = "ADDR")]

@@ -79,6 +79,11 @@ impl Cause {
 impl Supervisor {
     /// Tells the kernel whom to choose, when that is another choice than before.
     pub(super) fn steer_group(&mut self, now: Ns) {
+        let slow_start = self.plan.slow_start;
+        for slot in self.slots.values_mut().filter(|slot| slot.slow_start_part(slow_start, now).is_none()) {
+            // For good: a reload that makes it longer is no new start.
+            slot.slow_since = None;
+        }
         let wanted = self.wanted_shares(now);
         if wanted != self.steered {
             self.steered.clone_from(&wanted);

@@ -2,8 +2,8 @@
 
 use super::scenes::{serving, worker};
 use super::steer::{Cause, NoPause, WHOLE};
-use super::world::{SLOW_START, World};
-use super::{Claim, Event, MILLISECOND, Order, SECOND, SlotId, Stage, Verdict};
+use super::world::{SLOW_START, World, plan};
+use super::{Claim, Event, MILLISECOND, Migration, Order, SECOND, SlotId, Stage, Verdict};
 
 fn shares(world: &World) -> Option<Vec<(u32, u32)>> {
     let shares = world.steering.as_ref()?;
@@ -60,6 +60,29 @@ fn a_new_slot_starts_slowly_and_a_replacement_does_not() {
     world.drained_leave();
     assert_eq!(shares(&world), None);
     assert!(!world.log.iter().any(|action| matches!(action, super::Action::Steer(_))), "nor in between");
+}
+
+#[test]
+fn a_slow_start_that_is_over_is_not_begun_again_by_a_longer_one() {
+    let mut world = serving(2);
+    crash(&mut world, 1);
+    world.advance(130 * MILLISECOND);
+    world.boot_all();
+    world.advance(SLOW_START);
+    world.event(Event::Order(Order::Reload));
+    let plan = super::Plan { slow_start: 3600 * SECOND, ..plan(2) };
+    assert!(world.accept(plan, Migration::None));
+    for _ in 0..2 {
+        world.boot_all();
+        world.drained_leave();
+    }
+    assert_eq!(shares(&world), None);
+    crash(&mut world, 1);
+    world.advance(SECOND);
+    world.boot_all();
+    assert_eq!(shares(&world), Some(vec![(0, WHOLE), (1, 1)]), "the next one is");
+    world.advance(1000 * SECOND);
+    assert_eq!(shares(&world), Some(vec![(0, WHOLE), (1, 1)]));
 }
 
 #[test]
