@@ -31,7 +31,7 @@ pub(super) const PROBATION: Ns = 10 * SECOND;
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct CrashLoopState {
-    health: Health,
+    pub(super) health: Health,
     /// When workers failed within the window, at most one more than the budget.
     failures: VecDeque<Ns>,
     /// How the last one ended, and how many did so in a row.
@@ -42,7 +42,7 @@ pub(super) struct CrashLoopState {
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Health {
+pub(super) enum Health {
     #[default]
     Well,
     Degraded {

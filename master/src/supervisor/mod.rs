@@ -1,33 +1,19 @@
 //! The supervisor's decisions: events in, actions out; no clock, no system call, no thread.
 //!
-//! A **slot** is one listening socket. A **child** is one process; a worker belongs to a slot and owns one row of shared
-//! memory until it has ended. A slot names its primary and, while it is being replaced, its standby; workers that drain
-//! belong to no slot any more.
+//! What there is (slots, children, a reload, an upgrade, health), in which states, what makes them change and what is always
+//! true is told in `LIFECYCLE.md` beside this file; a test holds that page against the code. The rules themselves:
 //!
-//! | state | is | leaves by | timer |
-//! |---|---|---|---|
-//! | EMPTY | a slot without a primary | back-off over, row free → SPAWNING | back-off: spawn |
-//! | SPAWNING | child started, nothing heard | Hello → BOOTING; exit → boot failure | boot timeout → KILLING |
-//! | BOOTING | child said Hello | Ready → RUNNING; exit → boot failure | boot timeout → KILLING |
-//! | RUNNING | worker accepts | granted wish or roll → REPLACING; exit → crash, EMPTY with back-off | – |
-//! | REPLACING | slot with primary and standby | standby Ready → it is primary, the old one DRAINING; standby gone → RUNNING with back-off; primary gone → the standby is primary | as SPAWNING |
-//! | RUNNING, suspected | its watchdog, or its silence, accuses it | taken back → RUNNING; standby Ready → ASIDE | see [`suspect`] |
-//! | ASIDE | a suspect whose standby serves the slot; lets its clients go and stays | taken back → DRAINING; verdict confirmed and reported → ABORTING | – |
-//! | DRAINING | worker was told to leave | exit → row folded; a claim is pursued here too | graceful timeout → KILLING |
-//! | ABORTING | SIGABRT sent | exit → row folded | 5 s, up to 60 s while a core file is written → KILLING |
-//! | KILLING | SIGKILL sent | exit → as before the kill | – |
-//! | RETIRING | slot that goes away: steered away → queue empty → grace → worker leaves → closed | TTIN before the worker is told → RUNNING | see [`retire`] |
-//!
-//! Invariants, each a property of [`schedules`] over random schedules:
-//! I1 a slot's socket is open from before its first spawn until it has retired. I2 a voluntary step never takes the last
-//! worker that accepts from a slot that stays. I3 at most one voluntary replacement starts at a time. I4 every child
-//! ends once, and its row is given on only after that. I5 no action of ours takes the number of ready workers below
-//! the quorum. I6 a child is killed at most once, and only when its timeout has passed, or for a verdict that was confirmed
-//! and reported; guarded verdicts keep their interval. I7 after TERM the end comes within the graceful timeout. I8 a crash
-//! loop touches nobody who serves, and one worker at a time is tried in it; see [`crash_loop`].
-//! I9 while somebody accepts in a slot that stays, new clients are sent to somebody who does. I10 a state
-//! that is written down at any moment is read back as it was, and the others hold across that. I11 at most one reload or check
-//! runs, and its end is announced before the next begins; see [`reload`].
+//! | file | decides |
+//! |---|---|
+//! | [`children`] | what a child's word and its end mean; who is killed for being late |
+//! | [`crash_loop`] | what many failures mean |
+//! | [`reload`] | how new settings are checked, tried, rolled, taken back |
+//! | [`replace`] | which worker is replaced next |
+//! | [`retire`] | how slots come and go |
+//! | [`steer`] | where new clients go |
+//! | [`suspect`] | what becomes of a worker whose watchdog accuses it |
+//! | [`upgrade`] | when another program takes over |
+//! | [`stop`] | how everything ends |
 
 mod backoff;
 mod children;
@@ -35,6 +21,8 @@ mod crash_loop;
 #[cfg(test)]
 mod crash_scenes;
 mod event;
+#[cfg(test)]
+mod lifecycle;
 mod reload;
 #[cfg(test)]
 mod reload_scenes;

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+use super::lifecycle::Seen;
 use super::world::{World, plan};
 use super::{
     Claim, Confirmation, End, Event, MILLISECOND, Migration, Order, RecycleReason, SECOND, SlotId, Stage,
@@ -11,7 +12,7 @@ use super::{
 };
 
 /// Schedules that are tried when nobody asks for more.
-const SCHEDULES: u32 = 4000;
+const SCHEDULES: u32 = 20_000;
 /// Asks for more.
 const VARIABLE: &str = "FORKGATE_SCHEDULES";
 /// Longest schedule.
@@ -122,7 +123,7 @@ fn end() -> impl Strategy<Value = Option<(usize, Order)>> {
 }
 
 #[derive(Clone, Debug)]
-struct Schedule {
+pub(super) struct Schedule {
     workers: u32,
     seed: u64,
     /// Begin when all are ready, not at the very start.
@@ -131,7 +132,7 @@ struct Schedule {
     end: Option<(usize, Order)>,
 }
 
-fn schedule() -> impl Strategy<Value = Schedule> {
+pub(super) fn schedule() -> impl Strategy<Value = Schedule> {
     let steps = prop::collection::vec(step(), 1..STEPS);
     (1u32..5, any::<u64>(), prop::bool::weighted(0.9), steps, end())
         .prop_map(|(workers, seed, serving, steps, end)| Schedule { workers, seed, serving, steps, end })
@@ -195,9 +196,11 @@ fn take(world: &mut World, step: Step) {
     }
 }
 
-fn breaches(schedule: Schedule) -> Vec<(&'static str, String)> {
+/// Runs a schedule to its end; `seen` takes note of what it shows.
+pub(super) fn run(schedule: Schedule, seen: Option<Seen>) -> World {
     let mut world = World::new(schedule.workers, schedule.seed);
     world.keeps_log = false;
+    world.seen = seen;
     world.event(Event::Start);
     if schedule.serving {
         world.boot_all();
@@ -217,7 +220,7 @@ fn breaches(schedule: Schedule) -> Vec<(&'static str, String)> {
     if world.exit.is_none() {
         world.terminate();
     }
-    world.breaches
+    world
 }
 
 /// How many schedules are tried: [`SCHEDULES`], or what the environment says.
@@ -232,7 +235,7 @@ fn every_invariant_holds_in_every_schedule() {
     let cases = schedules().div_ceil(cores);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let check = |schedule| {
-        prop_assert_eq!(breaches(schedule), []);
+        prop_assert_eq!(run(schedule, None).breaches, []);
         Ok(())
     };
     std::thread::scope(|scope| {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::lifecycle::{Moment, Seen};
 use super::{
     Action, ChildId, ChildSignal, Claim, Config, Confirmation, End, Event, Execution, Fact, MILLISECOND,
     Migration, Ns, Order, Plan, Role, SECOND, SlotId, Supervisor, UpgradeEnd, Verdict, Watchdog,
@@ -117,6 +118,8 @@ pub struct World {
     pub exit: Option<(u8, Ns)>,
     pub log: Vec<Action>,
     pub keeps_log: bool,
+    /// Takes note of every step.
+    pub seen: Option<Seen>,
     pub breaches: Vec<(&'static str, String)>,
 }
 
@@ -164,6 +167,7 @@ impl World {
             exit: None,
             log: Vec::new(),
             keeps_log: true,
+            seen: None,
             breaches: Vec::new(),
         }
     }
@@ -208,7 +212,12 @@ impl World {
                 process.ready_at = self.now;
                 self.standbys.remove(&child);
             }
-            for action in self.supervisor.step(event, self.now) {
+            let before = self.seen.as_ref().map(|_| (event.clone(), Moment::of(&self.supervisor)));
+            let actions = self.supervisor.step(event, self.now);
+            if let (Some(seen), Some((event, before))) = (&mut self.seen, before) {
+                seen.step(&event, &before, &Moment::of(&self.supervisor));
+            }
+            for action in actions {
                 if self.keeps_log {
                     self.log.push(action.clone());
                 }
