@@ -81,6 +81,7 @@ fn check_only() -> Verdict {
     let output = gateway.ctl(&["reload", "--check-only", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(json(&output)["error"].as_str().is_some_and(|error| error.contains("many")));
+    assert!(gateway.log_text().contains("check refused: GATEWAY_MAX_REQUESTS=many"));
     let after = gateway.wait_settled();
     let pids = |status: &Status| status.workers.iter().map(|worker| worker.pid).collect::<Vec<_>>();
     assert_eq!((pids(&after), after.settings_generation), (pids(&before), before.settings_generation));

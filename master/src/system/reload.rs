@@ -17,6 +17,8 @@ use crate::supervisor::{ChildId, Event, Fact, Migration, Plan, RecycleReason, Re
 /// The reload or the check that runs, or the last one.
 #[derive(Debug, Default)]
 pub struct Attempt {
+    /// Only a check was asked for.
+    is_check: bool,
     /// Version of its settings; none before they were accepted.
     version: Option<u64>,
     changes: Vec<Change>,
@@ -29,6 +31,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// What it is called in the log.
+    fn word(&self) -> &'static str {
+        if self.is_check { "check" } else { "reload" }
+    }
+
     /// A child with settings of this version said why it cannot start.
     pub fn boot_failed(&mut self, version: u64, message: String) {
         if self.version == Some(version) {
@@ -102,7 +109,7 @@ impl Master {
     }
 
     pub(super) fn check_begins(&mut self) {
-        self.attempt = Attempt::default();
+        self.attempt = Attempt { is_check: true, ..Attempt::default() };
         self.ctl.begins(Operation::Check);
     }
 
@@ -159,7 +166,7 @@ impl Master {
             Ok((plan, migration)) => Event::SettingsAccepted { child: id, plan, migration },
             Err(why) => {
                 for line in why.lines() {
-                    tracing::error!("reload refused: {line}");
+                    tracing::error!("{} refused: {line}", self.attempt.word());
                 }
                 self.attempt.refusal = why;
                 Event::SettingsRefused(id)
@@ -173,9 +180,9 @@ impl Master {
             tracing::warn!("{warning}");
         }
         for change in &changes {
-            tracing::info!("reload: {change}");
+            tracing::info!("{}: {change}", self.attempt.word());
         }
-        if changes.is_empty() {
+        if changes.is_empty() && !self.attempt.is_check {
             tracing::info!("reload: no setting differs; the workers are replaced all the same");
         }
         let migration = if settings.database != self.versions.current().settings.database {
