@@ -119,6 +119,7 @@ impl Invariants {
     pub fn look(&mut self, status: &Status) {
         self.looks += 1;
         assert!(process::alive(self.master), "the master is gone");
+        self.log.read();
         self.sockets();
         self.slots(status);
         self.one_at_a_time(status);
@@ -145,14 +146,11 @@ impl Invariants {
         let serving: BTreeSet<u32> = status.serving().map(|worker| worker.slot).collect();
         self.wounds.retain(|slot, pid| process::alive(*pid) || !serving.contains(slot));
         for slot in self.served.difference(&serving).filter(|slot| !self.wounds.contains_key(slot)) {
-            // The last slot goes first.
-            let is_last = serving.iter().all(|other| other < slot);
-            self.retired += u64::from(is_last);
-            let may_retire = is_last && self.retired <= self.may_go;
-            assert!(
-                may_retire,
-                "slot {slot} served, nobody harmed its worker, it serves no more: {status:#?}"
-            );
+            // The master says which one it is that goes; how many may is known from what was done.
+            let goes = self.log.retiring.remove(slot);
+            self.retired += u64::from(goes);
+            let may_go = goes && self.retired <= self.may_go;
+            assert!(may_go, "slot {slot} served, nobody harmed its worker, it serves no more: {status:#?}");
         }
         self.served = serving;
     }
@@ -160,7 +158,6 @@ impl Invariants {
     /// I3. Who is suspected gets a standby at once: that is no voluntary replacement.
     #[track_caller]
     fn one_at_a_time(&mut self, status: &Status) {
-        self.log.read();
         let mut states: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
         for worker in &status.workers {
             let states = states.entry(worker.slot).or_default();
@@ -236,19 +233,21 @@ impl Invariants {
     }
 }
 
-/// What the master says of voluntary replacements, as it says it.
+/// What the master says of voluntary replacements and of slots that go, as it says it.
 struct Log {
     lines: BufReader<File>,
     /// What was written of the last line so far.
     rest: String,
     /// The slot that is being recycled.
     recycling: Option<String>,
+    /// Slots that were told to go.
+    retiring: BTreeSet<u32>,
 }
 
 impl Log {
     fn of(path: &Path) -> Log {
         let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Log { lines: BufReader::new(file), rest: String::new(), recycling: None }
+        Log { lines: BufReader::new(file), rest: String::new(), recycling: None, retiring: BTreeSet::new() }
     }
 
     /// Reads what was written since the last look.
@@ -269,6 +268,8 @@ impl Log {
             if let Some(other) = self.recycling.replace(slot) {
                 panic!("slot {other} is still being recycled when another begins: {line}");
             }
+        } else if let Some((_, rest)) = line.split_once(" retiring slot ") {
+            self.retiring.extend(rest.split(':').next().and_then(|slot| slot.parse::<u32>().ok()));
         } else if let Some(slot) = &self.recycling {
             let of_slot =
                 line.contains(&format!(" worker {slot} ")) || line.contains(&format!(" slot={slot}\n"));
