@@ -158,6 +158,8 @@ class Forkgate(Server):
             "GATEWAY_MAX_REQUESTS": str(self.recycle),
             "GATEWAY_MAX_REQUESTS_JITTER": str(self.recycle // 2),
             "GATEWAY_RECYCLE_MIN_INTERVAL": "0.1",
+            # Streams leave their worker at once: at most half of the workers drain at a time, and 1 000 are to be replaced.
+            "GATEWAY_STREAM_DRAIN": "0.1",
             "GATEWAY_JWT_SECRET": SECRET,
             "SSRF_ALLOW_LOCALHOST": "true",
             "GATEWAY_FAULTS": "1",
@@ -194,6 +196,10 @@ class Forkgate(Server):
 
     def recycled(self):
         return self.status()["recycles"]["max_requests"]
+
+    def upgrade(self):
+        """In place: the master becomes the program at its path, which is the same one here."""
+        self.process.send_signal(signal.SIGUSR2)
 
     def stall(self, seconds):
         url = f"http://127.0.0.1:{self.port}/_fault/stall?seconds={seconds}"
