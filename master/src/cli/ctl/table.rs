@@ -31,12 +31,13 @@ pub(super) fn table(answer: &Answer) -> String {
     // The sentence begins with the state where that is not the usual one.
     let sentence = answer.sentence.strip_prefix(&answer.state).and_then(|rest| rest.strip_prefix(": "));
     let mut text = format!(
-        "forkgate {}, pid {}, up {}, {}: {}\n\
+        "forkgate {}{}, pid {}, up {}, {}: {}\n\
          listening on {}{}\n\
          requests {}, connections {}, crashes {} (for memory {}), boot failures {}\n\
          killed: {}; recycled: {}\n\
          catalog generation {}, rows {} of {}\n\n",
         status.version,
+        upgrades(status.upgrades),
         answer.pid,
         span(answer.uptime_s),
         answer.state,
@@ -65,6 +66,15 @@ pub(super) fn table(answer: &Answer) -> String {
         text.push('\n');
     }
     text
+}
+
+/// How often the master became another program.
+fn upgrades(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        1 => " (upgraded once)".to_owned(),
+        count => format!(" (upgraded {count} times)"),
+    }
 }
 
 /// What share of new clients a slot gets, and why.

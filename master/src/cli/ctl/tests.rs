@@ -35,6 +35,7 @@ fn a_master_that_answers_is_shown_as_a_table() {
     let path = dir.path().join(ctl::SOCKET);
     let listener = UnixListener::bind(&path).expect("bind");
     let (rows, _fd) = Rows::create(4).expect("rows");
+    rows.base().upgrades.store(1, std::sync::atomic::Ordering::Relaxed);
     let row = rows.row(2);
     row.state.store(2, std::sync::atomic::Ordering::Relaxed);
     row.pid.store(4711, std::sync::atomic::Ordering::Relaxed);
@@ -68,7 +69,10 @@ fn a_master_that_answers_is_shown_as_a_table() {
     assert_eq!(master.join().expect("master"), "{\"command\":\"status\"}\n");
     assert!(line.contains("\"uptime_s\":3661.0"), "{line}");
     let text = table(&answer);
-    assert!(text.starts_with("forkgate 0.1.0, pid 9, up 1h1m, serving: 1/1 ready\n"), "{text}");
+    assert!(
+        text.starts_with("forkgate 0.1.0 (upgraded once), pid 9, up 1h1m, serving: 1/1 ready\n"),
+        "{text}"
+    );
     assert!(text.contains("serving") && text.contains("4711"), "{text}");
     let listening =
         "\nlistening on 127.0.0.1:4444; slot 1 gets 25 % of its share of new clients: slow_start\n";
