@@ -84,10 +84,9 @@ impl Master {
         tracing::info!(?operation, "ordered over the control socket");
         self.events.push_back(Event::Order(order));
         let progress = match state {
+            "degraded" if operation == Operation::Upgrade => "it begins when no worker is being started",
             "serving" | "degraded" => "it begins",
-            "upgrading" => "an upgrade is under way: it begins when that is over",
             "starting" => "the gateway is starting: it begins when all workers are ready",
-            "degraded" => "it begins when no worker is being started",
             "upgrading" => "an upgrade is under way: it begins when that is over",
             _ => "a reload is under way: this one begins when that is over",
         };
