@@ -245,8 +245,8 @@ fn signals_and_deaths() -> Verdict {
             Some(gateway.status()).filter(|status| status.state == "serving" && status.is_settled())
         });
         assert!(!process::alive(victim) && !pids(&status).contains(&victim), "round {round}: {status:?}");
-        let zombies = process::children(gateway.pid()).len();
-        assert_eq!(zombies, 2, "round {round}");
+        // The slot that goes may still be there while the dead worker's is empty: two of three serve then.
+        wait::until_equal("the children", START_LIMIT, 2, || process::children(gateway.pid()).len());
     }
     gateway.signal(Signal::SIGUSR2);
     // Both are pending at once: it ends in good order, whichever program takes it.
