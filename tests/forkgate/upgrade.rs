@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, START_LIMIT, Setup, Status};
@@ -233,20 +234,23 @@ fn goes_back_after_a_death() -> Verdict {
 /// What happens in the middle of it is not lost: signals are heard by whichever program is there, deaths are noticed.
 fn signals_and_deaths() -> Verdict {
     let gateway = Setup::new().installed().start();
-    for round in 1..=4 {
+    for round in 1..=3 {
         let victim = gateway.wait_settled().workers[0].pid;
-        gateway.signal(Signal::SIGUSR2);
+        let mut command = gateway.setup.command();
+        command.args(["ctl", "upgrade"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let asking = command.spawn().expect("the binary starts");
         process::signal(victim, Signal::SIGKILL);
         gateway.signal(Signal::SIGTTIN);
         wait::until_equal("the target", START_LIMIT, 3, || gateway.status().target);
         gateway.signal(Signal::SIGTTOU);
         wait::until_equal("the target", START_LIMIT, 2, || gateway.status().target);
-        let status = wait::until("calm", START_LIMIT, || {
-            Some(gateway.status()).filter(|status| status.state == "serving" && status.is_settled())
+        let output = asking.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "round {round}: {}", String::from_utf8_lossy(&output.stderr));
+        wait::until_true("two workers and no other child", START_LIMIT, || {
+            let status = gateway.status();
+            let is_calm = status.upgrades == round && status.state == "serving" && status.is_settled();
+            is_calm && !pids(&status).contains(&victim) && process::children(gateway.pid()).len() == 2
         });
-        assert!(!process::alive(victim) && !pids(&status).contains(&victim), "round {round}: {status:?}");
-        // The slot that goes may still be there while the dead worker's is empty: two of three serve then.
-        wait::until_equal("the children", START_LIMIT, 2, || process::children(gateway.pid()).len());
     }
     gateway.signal(Signal::SIGUSR2);
     // Both are pending at once: it ends in good order, whichever program takes it.
