@@ -25,8 +25,8 @@ pub const TESTS: &[Test] = &[
     Test { name: "signals_abrt_writes_the_masters_state_down", limit: LIMIT, run: dumps_the_state },
 ];
 
-/// Everything that does not end the master. USR2 has tests of its own.
-const TO_MASTER: [Signal; 9] = [
+/// Everything that does not end the master.
+const TO_MASTER: [Signal; 10] = [
     Signal::SIGUSR1,
     Signal::SIGWINCH,
     Signal::SIGALRM,
@@ -35,6 +35,7 @@ const TO_MASTER: [Signal; 9] = [
     Signal::SIGPIPE,
     Signal::SIGTTIN,
     Signal::SIGTTOU,
+    Signal::SIGUSR2,
     Signal::SIGHUP,
 ];
 /// Everything that means nothing to a worker.
