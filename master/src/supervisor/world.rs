@@ -650,6 +650,11 @@ impl World {
                 self.event(event);
             }
         }
+        let now = self.now;
+        if let Some(process) = self.processes.get_mut(&child).filter(|process| process.slot().is_none()) {
+            // Who serves no slot has nothing left to do: its time to leave runs.
+            process.told.get_or_insert(now);
+        }
         if self.processes.get(&child).is_some_and(|process| process.role == Role::Migrate) {
             self.exit(child, true);
         }
