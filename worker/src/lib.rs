@@ -30,11 +30,13 @@ pub mod watchdog;
 
 use std::process::ExitCode;
 
-/// Runs a worker: descriptors as in [`forkgate_shared::descriptors`]. Returns when it has drained.
+pub use lifecycle::boot::Identity;
+
+/// Runs a worker: descriptors as in [`forkgate_shared::descriptors`], of the listeners so many. Returns when it has drained.
 ///
 /// Exit codes: 0 drained, 3 it could not start, 4 the settings do not work here.
-pub fn run_worker(slot: u32, row: usize, generation: u64) -> ExitCode {
-    lifecycle::boot::run(slot, row, generation)
+pub fn run_worker(who: Identity, listeners: usize, admin_listeners: usize) -> ExitCode {
+    lifecycle::boot::run(who, listeners, admin_listeners)
 }
 
 /// Runs the `migrate` child: brings the database to this version's schema, compiles the first catalog, hands it to the

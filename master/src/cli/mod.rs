@@ -118,6 +118,10 @@ enum Command {
         row: usize,
         #[arg(long)]
         generation: u64,
+        #[arg(long)]
+        listeners: usize,
+        #[arg(long)]
+        admin_listeners: usize,
     },
     #[command(hide = true)]
     Migrate,
@@ -373,7 +377,10 @@ pub fn run() -> ExitCode {
         Command::Report { file: None, json, sources } => {
             with_state_dir(sources, |directory| report::newest(directory, json))
         }
-        Command::Worker { slot, row, generation } => forkgate_worker::run_worker(slot, row, generation),
+        Command::Worker { slot, row, generation, listeners, admin_listeners } => {
+            let who = forkgate_worker::Identity { slot, row, generation };
+            forkgate_worker::run_worker(who, listeners, admin_listeners)
+        }
         Command::Migrate => forkgate_worker::run_migrate(),
         Command::UpgradeCheck => upgrade::check(),
         Command::ReloadCheck => forkgate_worker::run_check(),

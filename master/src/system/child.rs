@@ -168,9 +168,15 @@ pub fn start(
                 (common.sessions.as_fd(), SESSIONS),
                 (catalog.memfd.as_fd(), CATALOG),
             ]);
+            let args = [
+                ("--slot", u64::from(slot.0)),
+                ("--row", row as u64),
+                ("--generation", id.0),
+                ("--listeners", listeners.clients.len() as u64),
+                ("--admin-listeners", listeners.admin.len() as u64),
+            ];
             descriptors.extend(listeners.admin.into_iter().map(AsFd::as_fd).zip(ADMIN_LISTENERS..));
             descriptors.extend(listeners.clients.into_iter().map(AsFd::as_fd).zip(LISTENERS..));
-            let args = [("--slot", u64::from(slot.0)), ("--row", row as u64), ("--generation", id.0)];
             let flags = args.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]);
             (std::iter::once("worker".to_owned()).chain(flags).collect(), libc::SIGTERM)
         }

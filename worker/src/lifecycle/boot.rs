@@ -84,15 +84,19 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 }
 
 /// Who this worker is.
-#[derive(Clone, Copy)]
-struct Identity {
-    slot: u32,
-    row: usize,
-    generation: u64,
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// The slot it serves.
+    pub slot: u32,
+    /// Its row of shared memory.
+    pub row: usize,
+    /// Which child of the master it is.
+    pub generation: u64,
 }
 
-/// A worker's whole life.
-pub(crate) fn run(slot: u32, row: usize, generation: u64) -> ExitCode {
+/// A worker's whole life, with so many listeners.
+pub(crate) fn run(who: Identity, listeners: usize, admin_listeners: usize) -> ExitCode {
+    let slot = who.slot;
     // First of all: a signal that a worker ignores must not end it while it boots, and no thread exists yet.
     let signals = control::block_signals();
     if let Ok(name) = CString::new(format!("fg-worker-{slot}")) {
@@ -100,7 +104,7 @@ pub(crate) fn run(slot: u32, row: usize, generation: u64) -> ExitCode {
         let _ = nix::sys::prctl::set_name(&name);
     }
     // SAFETY: the first thing this process does with descriptors, and done once.
-    let inherited = match unsafe { Inherited::take() } {
+    let inherited = match unsafe { Inherited::take(listeners, admin_listeners) } {
         Ok(inherited) => inherited,
         Err(error) => {
             eprintln!("forkgate worker {slot}: {error}");
@@ -110,7 +114,7 @@ pub(crate) fn run(slot: u32, row: usize, generation: u64) -> ExitCode {
     let Inherited { control, rows, settings, sessions, catalog, listeners, admin_listeners } = inherited;
     let control = Rc::new(Control::new(control));
     let parts = Parts { rows, settings, sessions, catalog, listeners, admin_listeners };
-    let life = || serve(Identity { slot, row, generation }, &control, signals, parts);
+    let life = || serve(who, &control, signals, parts);
     // Nothing of what a panic leaves behind is used again.
     match catch_unwind(AssertUnwindSafe(life)) {
         Ok(Ok(code)) => code,

@@ -28,11 +28,12 @@ pub(super) struct NotInherited {
 }
 
 impl Inherited {
-    /// Takes ownership and sets close-on-exec.
+    /// Takes ownership and sets close-on-exec. How many listeners there are is told: a number behind them that is open is
+    /// somebody else's, of a preloaded library for one.
     ///
     /// # Safety
-    /// To be called once in a process, before anything else opens descriptors.
-    pub(super) unsafe fn take() -> Result<Inherited, NotInherited> {
+    /// To be called once in a process, before anything else takes these numbers.
+    pub(super) unsafe fn take(listeners: usize, admin_listeners: usize) -> Result<Inherited, NotInherited> {
         // SAFETY: the caller's promise is ours; the numbers differ from each other.
         unsafe {
             Ok(Inherited {
@@ -41,10 +42,14 @@ impl Inherited {
                 settings: take(descriptors::SETTINGS, "settings")?,
                 sessions: take(descriptors::SESSIONS, "sessions")?,
                 catalog: take(descriptors::CATALOG, "catalog")?,
-                listeners: take_all(descriptors::LISTENERS, descriptors::MAX_LISTENERS, "listener")?,
+                listeners: take_all(
+                    descriptors::LISTENERS,
+                    listeners.clamp(1, descriptors::MAX_LISTENERS),
+                    "listener",
+                )?,
                 admin_listeners: take_all(
                     descriptors::ADMIN_LISTENERS,
-                    descriptors::MAX_ADMIN_LISTENERS,
+                    admin_listeners.clamp(1, descriptors::MAX_ADMIN_LISTENERS),
                     "admin listener",
                 )?,
             })
@@ -77,21 +82,13 @@ unsafe fn take(number: RawFd, what: &'static str) -> Result<OwnedFd, NotInherite
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Takes what is open from `first` on, up to the first number that is not; at least one.
+/// Takes the `count` descriptors from `first` on.
 ///
 /// # Safety
-/// Nobody else owns any of the `most` numbers.
-unsafe fn take_all(first: RawFd, most: usize, what: &'static str) -> Result<Vec<OwnedFd>, NotInherited> {
-    let mut taken = Vec::new();
-    for number in (first..).take(most) {
-        // SAFETY: the caller's promise.
-        match unsafe { take(number, what) } {
-            Ok(fd) => taken.push(fd),
-            Err(error) if taken.is_empty() => return Err(error),
-            Err(_) => break,
-        }
-    }
-    Ok(taken)
+/// Nobody else owns any of these numbers.
+unsafe fn take_all(first: RawFd, count: usize, what: &'static str) -> Result<Vec<OwnedFd>, NotInherited> {
+    // SAFETY: the caller's promise.
+    (first..).take(count).map(|number| unsafe { take(number, what) }).collect()
 }
 
 #[cfg(test)]
