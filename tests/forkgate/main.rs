@@ -40,6 +40,7 @@ mod strays;
 mod systemd;
 mod upgrade;
 mod upgrade_ctl;
+mod upgrade_previous;
 mod watchdog;
 mod watchdog_clocks;
 mod watchdog_modes;
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         upgrade::TESTS,
         reload_rolls::TESTS,
         upgrade_ctl::TESTS,
+        upgrade_previous::TESTS,
         lossless::TESTS,
         crash::TESTS,
         schedule::TESTS,

@@ -84,8 +84,14 @@ impl Setup {
 
     /// The same, started from a copy of the binary that [`Gateway::install`] may replace.
     pub fn installed(self) -> Setup {
+        let binary = self.binary.clone();
+        self.installed_from(&binary)
+    }
+
+    /// The same, started from a copy of another binary; `ctl` and the other commands are still those under test.
+    pub fn installed_from(self, binary: &Path) -> Setup {
         let installed = self.directory.join("forkgate");
-        std::fs::copy(&self.binary, &installed).expect("the test's directory is writable");
+        std::fs::copy(binary, &installed).expect("the test's directory is writable");
         Setup { installed: Some(installed), ..self }
     }
 

@@ -65,6 +65,16 @@ pub fn process_namespace() -> Result<(), Skip> {
     }
 }
 
+/// The program of the commit before, `FORKGATE_PREVIOUS_BIN`.
+pub fn previous() -> Result<PathBuf, Skip> {
+    match std::env::var_os("FORKGATE_PREVIOUS_BIN").filter(|path| !path.is_empty()) {
+        Some(path) => Ok(path.into()),
+        None => skip(
+            "FORKGATE_PREVIOUS_BIN names no program of the commit before (tests/run builds it where there is git history)",
+        ),
+    }
+}
+
 /// promtool, of Debian's `prometheus`.
 pub fn promtool() -> Result<(), Skip> {
     if runs("promtool", &["--version"]) {
