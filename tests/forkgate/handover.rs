@@ -213,7 +213,7 @@ fn many() -> Verdict {
 fn killed_heir() -> Verdict {
     const IDLE: usize = 2000;
     process::raise_descriptor_limit();
-    let gateway = Setup::new().workers(1).set("GATEWAY_KEEPALIVE_GRACE", "2s").start();
+    let gateway = Setup::new().workers(1).set("GATEWAY_KEEPALIVE_GRACE", LONG_GRACE).start();
     let mut clients = idle(&gateway, IDLE);
     let old = gateway.wait_settled().workers[0].pid;
     assert!(process::signal(old, Signal::SIGTERM), "worker {old} is there");

@@ -9,6 +9,7 @@ use forkgate_tests::load::{Load, Plan};
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
+use forkgate_tests::starts::{Caught, Starts};
 use forkgate_tests::{note, wait};
 use nix::sys::stat::Mode;
 
@@ -60,12 +61,33 @@ fn end(client: Child) -> (Option<i32>, String) {
     (output.status.code(), words(&output.stdout) + &words(&output.stderr))
 }
 
-/// Asks for a reload and stops the next child with these words.
-fn reload_and_catch(gateway: &Gateway, words: &str) -> (Child, u32) {
-    let (pid, words) = (gateway.pid(), words.to_owned());
-    let caught = std::thread::spawn(move || process::catch_child(pid, &words, START_LIMIT));
+/// A reload that goes no further: a child of it waits in its start.
+struct Held {
+    /// Who has asked for it.
+    client: Child,
+    child: u32,
+    caught: Caught,
+    starts: Starts,
+}
+
+const CHECK: &str = "reload-check";
+const CANARY: &str = "worker --slot 0";
+
+/// Asks for a reload and holds it at its check, or at the first worker.
+fn reload_and_hold(gateway: &Gateway, at: &str) -> Held {
+    let known = process::children(gateway.pid());
+    let starts = Starts::hold(&gateway.setup.state_dir());
     let client = gateway.begin_ctl(&["reload"]);
-    (client, caught.join().expect("no panic").expect("such a child starts"))
+    let mut caught = starts.catch();
+    if at == CANARY {
+        caught.go_on();
+        caught = starts.catch();
+    }
+    let child = wait::until(at, START_LIMIT, || {
+        let is_it = |pid: &u32| !known.contains(pid) && process::command_line(*pid).contains(at);
+        process::children(gateway.pid()).into_iter().find(is_it)
+    });
+    Held { client, child, caught, starts }
 }
 
 /// The reload has failed with these words, every worker is the one from before, and clients did not notice.
@@ -89,8 +111,10 @@ fn check_killed() -> Verdict {
     let _upstream = gateway.with_fast_upstream();
     let (before, load) = (gateway.wait_settled(), load(&gateway));
     gateway.rewrite(&[("GATEWAY_MAX_REQUESTS", "5000")]);
-    let (client, check) = reload_and_catch(&gateway, "reload-check");
-    assert!(process::signal(check, Signal::SIGKILL));
+    let Held { client, child, caught, starts } = reload_and_hold(&gateway, CHECK);
+    starts.release();
+    assert!(process::signal(child, Signal::SIGKILL));
+    drop(caught);
     nothing_changed(&gateway, &before, load, end(client), "died without a verdict");
     assert!(gateway.ctl(&["reload"]).status.success(), "the next one is as if nothing had been");
     gateway.stop();
@@ -164,8 +188,8 @@ fn canary_hangs() -> Verdict {
     let _upstream = gateway.with_fast_upstream();
     let (before, load) = (gateway.wait_settled(), load(&gateway));
     gateway.rewrite(&[("GATEWAY_MAX_REQUESTS", "5000")]);
-    let (client, _) = reload_and_catch(&gateway, "worker --slot 0");
-    nothing_changed(&gateway, &before, load, end(client), "within GATEWAY_BOOT_TIMEOUT");
+    let held = reload_and_hold(&gateway, CANARY);
+    nothing_changed(&gateway, &before, load, end(held.client), "within GATEWAY_BOOT_TIMEOUT");
     gateway.stop();
     Ok(())
 }
@@ -176,8 +200,10 @@ fn canary_killed() -> Verdict {
     let _upstream = gateway.with_fast_upstream();
     let load = load(&gateway);
     gateway.rewrite(&[("GATEWAY_MAX_REQUESTS", "5000")]);
-    let (client, canary) = reload_and_catch(&gateway, "worker --slot 0");
-    assert!(process::signal(canary, Signal::SIGKILL));
+    let Held { client, child, caught, starts } = reload_and_hold(&gateway, CANARY);
+    starts.release();
+    assert!(process::signal(child, Signal::SIGKILL));
+    drop(caught);
     let (code, said) = end(client);
     assert_eq!(code, Some(0), "{said}");
     load.wait_for(50);
@@ -269,13 +295,13 @@ fn while_recycling() -> Verdict {
 }
 
 fn term_in_the_middle() -> Verdict {
-    for words in ["reload-check", "worker --slot 0"] {
+    for at in [CHECK, CANARY] {
         let mut gateway =
             Setup::new().set("GATEWAY_GRACEFUL_TIMEOUT", "3").set("GATEWAY_TOOL_TIMEOUT", "2").start();
-        let (client, _) = reload_and_catch(&gateway, words);
+        let held = reload_and_hold(&gateway, at);
         gateway.signal(Signal::SIGTERM);
-        assert_eq!(gateway.wait_exit(START_LIMIT).code(), Some(0), "while there is a {words}");
-        let (code, said) = end(client);
+        assert_eq!(gateway.wait_exit(START_LIMIT).code(), Some(0), "while there is a {at}");
+        let (code, said) = end(held.client);
         assert!(code == Some(1) && said.contains("the gateway is stopping"), "{said}");
     }
     Ok(())

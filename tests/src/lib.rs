@@ -21,6 +21,7 @@ pub mod raw;
 pub mod runner;
 pub mod skip;
 pub mod sockets;
+pub mod starts;
 pub mod status;
 pub mod steps;
 pub mod systemd;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 pub use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -81,20 +80,6 @@ fn all() -> impl Iterator<Item = (u32, u32)> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter_map(|pid| Some((pid, stat(pid)?[1].parse().ok()?)))
-}
-
-/// Stops the next child of `parent` whose command line has `words`, in the first moments of its life; none when none comes
-/// within `limit`. Looks all the time, without a pause: it is a race.
-pub fn catch_child(parent: u32, words: &str, limit: Duration) -> Option<u32> {
-    let (known, end) = (unreaped(parent), Instant::now() + limit);
-    let is_it = |pid: &u32| !known.contains(pid) && command_line(*pid).contains(words);
-    while Instant::now() < end {
-        let found = unreaped(parent).into_iter().find(is_it);
-        if let Some(pid) = found.filter(|pid| signal(*pid, Signal::SIGSTOP)) {
-            return Some(pid);
-        }
-    }
-    None
 }
 
 /// Children of a process with one thread, also the ended ones that it has not reaped.
