@@ -1,11 +1,10 @@
-//! Every signal in every state: the service goes on, and TERM ends it in time. And what the signals are for that have no
+//! Every signal in every state: the service goes on, and TERM, INT and QUIT end it in time. And what the signals are for that have no
 //! test of their own elsewhere: USR1 and ABRT.
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use forkgate_tests::crash_report::{self, Cause};
@@ -14,12 +13,18 @@ use forkgate_tests::http::{self, Request};
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
+use forkgate_tests::starts::{Caught, Starts};
 use forkgate_tests::wait;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub const TESTS: &[Test] = &[
     Test { name: "signals_in_every_state_of_the_master", limit: LIMIT, run: master_in_every_state },
+    Test {
+        name: "signals_int_and_quit_end_every_state_of_the_master",
+        limit: LIMIT,
+        run: quick_in_every_state,
+    },
     Test { name: "signals_to_a_worker", limit: LIMIT, run: to_a_worker },
     Test { name: "signals_usr1_opens_the_log_file_anew", limit: LIMIT, run: reopens_the_log },
     Test { name: "signals_abrt_writes_the_masters_state_down", limit: LIMIT, run: dumps_the_state },
@@ -49,12 +54,16 @@ const NOTHING_TO_WORKER: [Signal; 7] = [
     Signal::SIGPIPE,
 ];
 const GRACEFUL: Duration = Duration::from_secs(3);
+/// What the workers get after INT and QUIT.
+const QUICK: Duration = Duration::from_secs(2);
 /// Two busy cores.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// What holds a gateway in its state; dropped at the end.
-struct Held {
-    _client: Option<TcpStream>,
+enum Held {
+    Nothing,
+    Client { _connection: TcpStream },
+    Start { _caught: Caught },
 }
 
 /// A state, and how a gateway gets into it and stays there.
@@ -63,24 +72,22 @@ struct State {
     enter: fn(&Gateway) -> Held,
 }
 
-const STATES: [State; 6] = [
-    State { name: "starting", enter: |_| Held { _client: None } },
-    State { name: "serving", enter: |_| Held { _client: None } },
-    State { name: "reloading", enter: reloading },
+const STATES: [State; 8] = [
+    State { name: STARTING, enter: |_| Held::Nothing },
+    State { name: "serving", enter: |_| Held::Nothing },
+    State { name: "reloading: checking", enter: checking },
+    State { name: "reloading: rolling", enter: rolling },
+    State { name: "upgrading", enter: upgrading },
     State { name: "recycling", enter: recycling },
     State { name: "draining", enter: draining },
     State { name: "degraded", enter: degraded },
 ];
 
-fn keys(directory: &Path) -> PathBuf {
-    directory.join("session.keys")
-}
+const STARTING: &str = "starting";
 
-/// Whoever starts now reads the session keys for ever.
-fn block_boots(directory: &Path) {
-    let keys = keys(directory);
-    let _ = std::fs::remove_file(&keys);
-    nix::unistd::mkfifo(keys.as_os_str().as_bytes(), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+/// Whoever starts now waits in its start, for ever if nobody lets it go.
+fn hold_starts(gateway: &Gateway) -> Starts {
+    Starts::hold(&gateway.setup.state_dir())
 }
 
 fn first_worker(gateway: &Gateway) -> u32 {
@@ -93,18 +100,39 @@ fn says(gateway: &Gateway, word: &str) {
     });
 }
 
-fn reloading(gateway: &Gateway) -> Held {
-    block_boots(&gateway.setup.state_dir());
+fn checking(gateway: &Gateway) -> Held {
+    let starts = hold_starts(gateway);
     gateway.signal(Signal::SIGHUP);
+    let caught = starts.catch();
     says(gateway, "reloading");
-    Held { _client: None }
+    Held::Start { _caught: caught }
+}
+
+/// The check is through, the first worker with the new settings boots.
+fn rolling(gateway: &Gateway) -> Held {
+    let starts = hold_starts(gateway);
+    gateway.signal(Signal::SIGHUP);
+    starts.catch().go_on();
+    let caught = starts.catch();
+    says(gateway, "reloading");
+    Held::Start { _caught: caught }
+}
+
+/// The master is the other program, whose first worker boots.
+fn upgrading(gateway: &Gateway) -> Held {
+    let starts = hold_starts(gateway);
+    gateway.signal(Signal::SIGUSR2);
+    let caught = starts.catch();
+    assert_eq!(gateway.status().upgrades, 1);
+    Held::Start { _caught: caught }
 }
 
 fn recycling(gateway: &Gateway) -> Held {
-    block_boots(&gateway.setup.state_dir());
+    let starts = hold_starts(gateway);
     process::signal(first_worker(gateway), Signal::SIGTERM);
+    let caught = starts.catch();
     says(gateway, "recycling slot");
-    Held { _client: None }
+    Held::Start { _caught: caught }
 }
 
 /// A worker that was told to leave has a request whose body does not come.
@@ -123,33 +151,58 @@ fn draining(gateway: &Gateway) -> Held {
     wait::until_true("a worker to drain", START_LIMIT, || {
         gateway.status().workers.iter().any(|worker| worker.pid == busy && worker.state == "draining")
     });
-    Held { _client: Some(client) }
+    Held::Client { _connection: client }
 }
 
 fn degraded(gateway: &Gateway) -> Held {
-    std::fs::write(keys(&gateway.setup.state_dir()), "this is not a key\n").expect("writable");
+    std::fs::write(gateway.setup.state_dir().join("session.keys"), "this is not a key\n").expect("writable");
     process::signal(first_worker(gateway), Signal::SIGKILL);
     wait::until_true("a crash loop", START_LIMIT, || gateway.status().degraded);
-    Held { _client: None }
+    Held::Nothing
 }
 
 fn master_in_every_state() -> Verdict {
-    std::thread::scope(|scope| {
-        for state in &STATES {
-            scope.spawn(|| in_state(state));
+    in_all_states(&|state, mut gateway| {
+        let starts = state.name == STARTING;
+        for signal in TO_MASTER {
+            gateway.signal(signal);
+            // An answer means that the signal before it was taken.
+            let status = gateway.status();
+            assert!(starts || status.ready > 0, "{} after {signal}: {status:?}", state.name);
+            if !starts {
+                let ready = http::once(gateway.address, &Request::new("GET", "/ready"), EXCHANGE_LIMIT);
+                assert!(ready.is_ok_and(|answer| answer.status() == 200), "{} after {signal}", state.name);
+            }
         }
+        ends(state, &mut gateway, Signal::SIGTERM, GRACEFUL);
     });
     Ok(())
 }
 
-fn in_state(state: &State) {
+fn quick_in_every_state() -> Verdict {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        in_all_states(&|state, mut gateway| ends(state, &mut gateway, signal, QUICK));
+    }
+    Ok(())
+}
+
+/// A gateway in each state, all at the same time.
+fn in_all_states(then: &(impl Fn(&State, Gateway) + Sync)) {
+    std::thread::scope(|scope| {
+        for state in &STATES {
+            scope.spawn(|| in_state(state, then));
+        }
+    });
+}
+
+fn in_state(state: &State, then: impl Fn(&State, Gateway)) {
     let setup = Setup::new().set("GATEWAY_GRACEFUL_TIMEOUT", "3s").set("GATEWAY_KEEPALIVE_GRACE", "1s");
-    let starts = state.name == "starting";
+    let starts = state.name == STARTING;
     if starts {
         std::fs::create_dir_all(setup.state_dir()).expect("the test's directory is writable");
-        block_boots(&setup.state_dir());
+        let _ = Starts::hold(&setup.state_dir());
     }
-    let mut gateway = setup.spawn();
+    let gateway = setup.spawn();
     if starts {
         wait::until_true("the master to answer", START_LIMIT, || {
             gateway.setup.state_dir().join("ctl.sock").exists() && gateway.status().state == "starting"
@@ -158,25 +211,19 @@ fn in_state(state: &State) {
         gateway.wait_ready();
     }
     let held = (state.enter)(&gateway);
-    let pid = gateway.pid();
-    for signal in TO_MASTER {
-        gateway.signal(signal);
-        // An answer means that the signal before it was taken.
-        let status = gateway.status();
-        assert!(starts || status.ready > 0, "{} after {signal}: {status:?}", state.name);
-        if !starts {
-            let ready = http::once(gateway.address, &Request::new("GET", "/ready"), EXCHANGE_LIMIT);
-            assert!(ready.is_ok_and(|answer| answer.status() == 200), "{} after {signal}", state.name);
-        }
-    }
-    let family = process::descendants(pid);
-    let since = Instant::now();
-    gateway.signal(Signal::SIGTERM);
-    let status = gateway.wait_exit(GRACEFUL + MARGIN);
-    assert_eq!(status.code(), Some(0), "{}: {status} after {:?}", state.name, since.elapsed());
-    let left: Vec<u32> = family.into_iter().filter(|&pid| process::alive(pid)).collect();
-    assert!(left.is_empty(), "{}: {left:?} are left", state.name);
+    then(state, gateway);
     drop(held);
+}
+
+/// The signal ends it within this time, with code 0, and nobody is left.
+fn ends(state: &State, gateway: &mut Gateway, signal: Signal, within: Duration) {
+    let family = process::descendants(gateway.pid());
+    let since = Instant::now();
+    gateway.signal(signal);
+    let status = gateway.wait_exit(within + MARGIN);
+    assert_eq!(status.code(), Some(0), "{} {signal}: {status} after {:?}", state.name, since.elapsed());
+    let left: Vec<u32> = family.into_iter().filter(|&pid| process::alive(pid)).collect();
+    assert!(left.is_empty(), "{} {signal}: {left:?} are left", state.name);
 }
 
 fn to_a_worker() -> Verdict {
@@ -186,12 +233,11 @@ fn to_a_worker() -> Verdict {
     for signal in NOTHING_TO_WORKER {
         process::signal(serving, signal);
     }
-    // One that starts, too: it reads the keys until somebody writes them.
-    let keys = keys(&gateway.setup.state_dir());
-    let good = std::fs::read(&keys).expect("the first worker has made it");
-    block_boots(&gateway.setup.state_dir());
+    // One that starts, too.
+    let starts = hold_starts(&gateway);
     let other = before.serving().find(|worker| worker.pid != serving).expect("there are two").pid;
     process::signal(other, Signal::SIGABRT);
+    let caught = starts.catch();
     let booting = wait::until("a worker to boot", START_LIMIT, || {
         let status = gateway.status();
         status.workers.iter().find(|worker| ![serving, other].contains(&worker.pid)).map(|worker| worker.pid)
@@ -199,11 +245,8 @@ fn to_a_worker() -> Verdict {
     for signal in NOTHING_TO_WORKER {
         process::signal(booting, signal);
     }
-    let mut fifo = std::fs::File::options().write(true).open(&keys).expect("the worker reads it");
-    std::fs::remove_file(&keys).expect("it is there");
-    std::fs::write(&keys, &good).expect("writable");
-    fifo.write_all(&good).expect("it takes the keys");
-    drop(fifo);
+    starts.release();
+    caught.go_on();
     let mut after: Vec<u32> = gateway.wait_settled().serving().map(|worker| worker.pid).collect();
     after.sort_unstable();
     let mut wanted = [serving, booting];
