@@ -10,7 +10,7 @@ use forkgate_tests::http::{self, Failure, Peer, Request};
 use forkgate_tests::load::{Load, Plan, Report};
 use forkgate_tests::process::Signal;
 use forkgate_tests::runner::Test;
-use forkgate_tests::skip::Verdict;
+use forkgate_tests::skip::{self, Verdict};
 use forkgate_tests::upstream::free_port;
 use forkgate_tests::{note, wait};
 
@@ -69,7 +69,7 @@ fn three_kinds() -> Verdict {
         .set("GATEWAY_MAX_REQUESTS_JITTER", "30")
         .set("GATEWAY_RECYCLE_MIN_INTERVAL", "0.05");
     let path = socket_path(&setup);
-    let (four, six) = (free_address(), SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], free_port())));
+    let (four, six) = (free_address(), skip::ipv6_address()?);
     let gateway = setup.set("GATEWAY_BIND", format!("{four},{six},unix:{}", path.display())).start();
     let file = std::fs::symlink_metadata(&path).expect("the socket's file");
     assert!(file.file_type().is_socket());

@@ -8,7 +8,7 @@ use forkgate_tests::http::{Connection, Failure, Peer, Request};
 use forkgate_tests::mcp;
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
-use forkgate_tests::skip::Verdict;
+use forkgate_tests::skip::{self, Verdict};
 use forkgate_tests::upstream::free_port;
 use forkgate_tests::{note, paths, wait};
 use serde_json::json;
@@ -173,7 +173,7 @@ fn kinds() -> Verdict {
     let setup = Setup::new().workers(1).set("GATEWAY_KEEPALIVE_GRACE", LONG_GRACE);
     let path = setup.state_dir().parent().expect("a directory").join("http.sock");
     let four = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let six = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], free_port()));
+    let six = skip::ipv6_address()?;
     let gateway = setup.set("GATEWAY_BIND", format!("{four},{six},unix:{}", path.display())).start();
     let peers = [Peer::from(four), Peer::from(six), Peer::from(path)];
     let open = |peer: &Peer| Connection::open(peer, EXCHANGE_LIMIT).expect("a connection");

@@ -33,7 +33,7 @@ pub const REST_LIMIT: Duration = Duration::from_secs(90);
 const MEMORY_SLACK: u64 = 1 << 20;
 
 fn span() -> Duration {
-    Duration::from_secs(if paths::soaking() { 3600 } else { 30 })
+    Duration::from_secs(if paths::soaking() { 3600 } else { 60 })
 }
 
 fn seed() -> u64 {

@@ -11,7 +11,7 @@ use forkgate_tests::http::Peer;
 use forkgate_tests::load::{Load, Plan};
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
-use forkgate_tests::skip::Verdict;
+use forkgate_tests::skip::{self, Verdict};
 use forkgate_tests::upstream::free_port;
 use forkgate_tests::{paths, wait};
 use serde_json::Value;
@@ -139,7 +139,7 @@ fn every_kind_of_socket() -> Verdict {
     let setup = Setup::new().installed();
     let path = setup.state_dir().parent().expect("a directory").join("http.sock");
     let four = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let six = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], free_port()));
+    let six = skip::ipv6_address()?;
     let gateway = setup.set("GATEWAY_BIND", format!("{four},{six},unix:{}", path.display())).start();
     let _upstream = gateway.with_fast_upstream();
     let peers: [Peer; 3] = [four.into(), six.into(), path.clone().into()];

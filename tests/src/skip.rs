@@ -1,12 +1,14 @@
 //! Skips: a test that cannot run here says why; `skips.toml` pins the ones that must run in CI.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
 use crate::paths;
+use crate::upstream::free_port;
 
 /// Why a test cannot run here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +56,14 @@ pub fn systemd() -> Result<(), Skip> {
         }
     }
     Ok(())
+}
+
+/// A free address of IPv6's loopback; containers often have none.
+pub fn ipv6_address() -> Result<SocketAddr, Skip> {
+    match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(_) => Ok(SocketAddr::from((Ipv6Addr::LOCALHOST, free_port()))),
+        Err(error) => skip(format!("::1 cannot be bound: {error}")),
+    }
 }
 
 /// Root and unshare, for a namespace of process ids.
