@@ -6,8 +6,8 @@
 //! | emptying | accepts what is queued, closes this process's copy of the listener |
 //! | closed | closes the copy now; the queue lives on in the master and in the replacement |
 //!
-//! A reload that adds an address makes its sockets first and lets them listen last, and whoever is started in between gets
-//! a socket that does not listen yet. One that removes an address shuts its sockets down, for all processes at once, when
+//! A reload that adds an address makes its sockets first and brings them into force last. Whoever is started in between may
+//! watch a TCP one from the start, for it is deaf until then; others do not listen yet. One that removes an address shuts its sockets down, for all processes at once, when
 //! nobody waits in them any more: a loop whose listener was shut ends.
 
 use std::io;

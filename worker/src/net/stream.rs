@@ -81,7 +81,7 @@ impl Door {
         self.is_local
     }
 
-    /// False while a reload has yet to put its address into force.
+    /// False for one that begins to listen when its reload has succeeded.
     pub fn is_listening(&self) -> bool {
         SockRef::from(&self.fd).is_listener().unwrap_or(false)
     }

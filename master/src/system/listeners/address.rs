@@ -5,10 +5,14 @@
 //!    └──discard──► gone                        └──wanted again──► IN FORCE
 //! ```
 //!
-//! An added address is bound, which shows that it is free, and does not listen before its reload has succeeded: so a reload
-//! that fails takes it back without anybody having come. One that retires is made deaf and serves whoever had got in; when
-//! its queues are empty and a grace for handshakes under way has passed it is shut down, in every process that has a copy.
-//! A unix socket has no handshakes: shut down at once, it still gives up its queue to whoever accepts.
+//! An added TCP address listens and is deaf: only who listens has an address for himself, for with `SO_REUSEADDR` others can
+//! bind it too. Its commit makes it hear, which cannot fail; a reload that fails shuts it down without anybody having come.
+//! One that lies within another address in force would keep clients from that one: it is bound, behind the other's back, and
+//! listens at the commit. So does a unix socket, whose file is enough to have it.
+//!
+//! An address that retires is made deaf and serves whoever had got in; when its queues are empty and a grace for handshakes
+//! under way has passed it is shut down, in every process that has a copy. A unix socket has no handshakes: shut down at
+//! once, it still gives up its queue to whoever accepts.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -20,6 +24,7 @@ use socket2::SockRef;
 
 use super::bind::{self, UnixSocket};
 use super::group::{self, Group, Shares};
+use super::warn_steering;
 use crate::supervisor::{MILLISECOND, Ns, SECOND, SlotId};
 use crate::system::steering;
 use crate::system::upgrade::{Adopter, Keeper, Kept};
@@ -43,7 +48,7 @@ pub(super) struct Address {
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum State {
-    /// Bound.
+    /// Bound; a TCP one listens too and is deaf, see [`Address::reserve`].
     Added,
     /// Listens.
     InForce,
@@ -134,30 +139,50 @@ impl Address {
         }
     }
 
+    /// Takes a TCP address for good: listens, deaf.
+    pub(super) fn reserve(&mut self, backlog: i32) -> io::Result<()> {
+        self.tcp_sockets().try_for_each(steering::deafen)?;
+        match &mut self.sockets {
+            Sockets::Group(group) => group.listen(backlog),
+            Sockets::Shared(socket) => SockRef::from(&*socket).listen(backlog),
+            Sockets::Unix(_) => Ok(()),
+        }
+    }
+
     /// Comes into force, or gets another backlog.
     pub(super) fn listen(&mut self, backlog: i32, shares: Option<&Shares>) -> io::Result<()> {
-        if matches!(self.state, State::Retiring(_)) {
-            self.tcp_sockets().try_for_each(steering::hear)?;
-        }
         match &mut self.sockets {
             Sockets::Group(group) => {
                 group.listen(backlog)?;
-                group.steer(shares)?;
+                warn_steering(group.steer(shares));
             }
             Sockets::Shared(socket) | Sockets::Unix(UnixSocket { socket, .. }) => {
                 SockRef::from(&*socket).listen(backlog)?;
             }
         }
+        if self.state != State::InForce {
+            self.tcp_sockets().try_for_each(steering::hear)?;
+        }
         self.state = State::InForce;
         Ok(())
     }
 
-    /// Makes the socket of another slot; it listens when the others do.
+    /// Takes an address back that never came into force, in every process that has a copy.
+    pub(super) fn give_up(&self) {
+        self.tcp_sockets().for_each(shut);
+    }
+
+    /// Makes the socket of another slot; it listens when the others do, and is deaf when they are.
     pub(super) fn open_slot(&mut self, slot: SlotId, backlog: i32) -> io::Result<()> {
-        let listens = self.state == State::InForce;
         match &mut self.sockets {
             Sockets::Group(group) => {
+                let listens = self.state != State::Added || group.listens();
                 group.add(slot)?;
+                if let Some(socket) = group.socket(slot)
+                    && self.state != State::InForce
+                {
+                    steering::deafen(socket)?;
+                }
                 if listens { group.listen(backlog) } else { Ok(()) }
             }
             Sockets::Shared(_) | Sockets::Unix(_) => Ok(()),

@@ -83,6 +83,11 @@ impl Group {
         Ok(())
     }
 
+    /// True when it has begun to listen.
+    pub(super) fn listens(&self) -> bool {
+        !self.order.is_empty()
+    }
+
     /// The slot's socket.
     pub(super) fn socket(&self, slot: SlotId) -> Option<&OwnedFd> {
         self.sockets.get(&slot)

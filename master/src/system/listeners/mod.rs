@@ -4,7 +4,7 @@
 //! slot, in one `SO_REUSEPORT` group; it stays open as long as the slot exists, for what waits in its accept queue would be
 //! reset with it. A unix socket and the admin port have one that all workers share.
 //!
-//! A reload may change the addresses. It **proposes** the new ones, which are bound then or refused; workers that start from
+//! A reload may change the addresses. It **proposes** the new ones, which are taken then or refused; workers that start from
 //! then on get the sockets of all addresses, old and new; **commit** puts the new ones into force and retires what is not
 //! wanted any more (see [`address`]), **discard** takes the new ones back.
 

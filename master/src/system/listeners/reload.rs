@@ -9,7 +9,7 @@ use super::{ADMIN_BIND, BIND, Listeners, Wanted, probe};
 use crate::supervisor::Ns;
 
 impl Listeners {
-    /// Binds what is wanted and not there. When that fails nothing has changed.
+    /// Takes what is wanted and not there. When that fails nothing has changed.
     pub fn propose(&mut self, wanted: &Wanted) -> Result<(), ListenError> {
         self.discard();
         let made = self.make_missing(wanted);
@@ -27,15 +27,26 @@ impl Listeners {
                 continue;
             }
             refuse_ours(BIND, entry, &self.admin)?;
-            let ours = self.clients.iter().any(|address| address.bind.collides(entry));
-            let probed = if ours { Ok(()) } else { probe(entry) };
-            let made = probed.and_then(|()| Address::for_clients(entry, self.slots.iter().copied()));
+            let ours = || self.clients.iter().filter(|address| address.bind.collides(entry));
+            let probed = if ours().next().is_some() { Ok(()) } else { probe(entry) };
+            // The kernel prefers the narrower of two listeners, also when it is deaf.
+            let is_within = ours().any(|address| address.state == State::InForce && is_wide(&address.bind));
+            let made = probed.and_then(|()| {
+                let mut address = Address::for_clients(entry, self.slots.iter().copied())?;
+                if !is_within {
+                    address.reserve(wanted.backlog)?;
+                }
+                Ok(address)
+            });
             self.clients.push(made.map_err(|error| ListenError::of(BIND, entry, error))?);
         }
         let entry = Bind::Tcp(wanted.admin_bind);
         if !self.admin.iter().any(|address| address.bind == entry) {
             refuse_ours(ADMIN_BIND, &entry, self.admin.iter().chain(&self.clients))?;
-            let made = Address::shared(wanted.admin_bind);
+            let made = Address::shared(wanted.admin_bind).and_then(|mut address| {
+                address.reserve(wanted.backlog)?;
+                Ok(address)
+            });
             self.admin.push(made.map_err(|error| ListenError::of(ADMIN_BIND, &entry, error))?);
         }
         for (name, addresses, most) in
@@ -48,7 +59,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Puts the proposal into force and begins to retire the rest. True when addresses were added, which workers that have
+    /// Puts the proposal into force, then begins to retire the rest. True when addresses were added, which workers that have
     /// them must be told.
     pub fn commit(&mut self, now: Ns) -> bool {
         let Some(wanted) = self.proposal.take() else { return false };
@@ -56,20 +67,20 @@ impl Listeners {
         let mut added = false;
         let admin_bind = Binds::from(wanted.admin_bind);
         for (wanted, addresses) in [(&wanted.bind, &mut self.clients), (&admin_bind, &mut self.admin)] {
-            for address in addresses {
-                let is_wanted = wanted.contains(&address.bind);
+            let (wanted, rest): (Vec<_>, Vec<_>) =
+                addresses.iter_mut().partition(|address| wanted.contains(&address.bind));
+            for address in wanted {
                 added |= address.state == State::Added;
-                if !is_wanted && address.state == State::InForce {
-                    tracing::info!(address = %address.bind, "no longer listening here; who is connected is served on");
-                    address.retire(now);
-                } else if is_wanted {
-                    if address.state != State::InForce {
-                        tracing::info!(address = %address.shown(), "listening here too");
-                    }
-                    if let Err(error) = address.listen(backlog, shares) {
-                        tracing::error!(address = %address.bind, %error, "cannot listen here");
-                    }
+                let is_new = address.state != State::InForce;
+                match address.listen(backlog, shares) {
+                    Ok(()) if is_new => tracing::info!(address = %address.shown(), "listening here too"),
+                    Ok(()) => {}
+                    Err(error) => tracing::error!(address = %address.bind, %error, "cannot listen here"),
                 }
+            }
+            for address in rest.into_iter().filter(|address| address.state == State::InForce) {
+                tracing::info!(address = %address.bind, "no longer listening here; who is connected is served on");
+                address.retire(now);
             }
         }
         self.backlog = backlog;
@@ -85,7 +96,13 @@ impl Listeners {
     fn drop_added(&mut self) -> bool {
         let before = self.clients.len() + self.admin.len();
         for addresses in [&mut self.clients, &mut self.admin] {
-            addresses.retain(|address| address.state != State::Added);
+            addresses.retain(|address| {
+                let stays = address.state != State::Added;
+                if !stays {
+                    address.give_up();
+                }
+                stays
+            });
         }
         self.clients.len() + self.admin.len() < before
     }
@@ -122,6 +139,10 @@ fn is_wanted(proposal: Option<&Wanted>, entry: &Bind) -> bool {
     proposal.is_some_and(|wanted| wanted.bind.contains(entry) || entry.tcp() == Some(wanted.admin_bind))
 }
 
+fn is_wide(entry: &Bind) -> bool {
+    entry.tcp().is_some_and(|address| address.ip().is_unspecified())
+}
+
 /// Only groups for clients can be at addresses that cover each other.
 fn refuse_ours<'a>(
     name: &'static str,
@@ -139,6 +160,8 @@ mod tests {
     use std::net::{SocketAddr, TcpStream};
     use std::path::Path;
     use std::time::Duration;
+
+    use socket2::SockRef;
 
     use super::*;
     use crate::supervisor::{MILLISECOND, SECOND, SlotId};
@@ -179,10 +202,16 @@ mod tests {
         let next = wanted(&format!("{new},{}", unix(&path)), new_admin);
         listeners.propose(&next).expect("free");
         assert!(hears(old) && !hears(new) && !hears(new_admin) && path.exists());
+        for taken in [new, new_admin] {
+            assert!(std::net::TcpListener::bind(taken).is_err(), "nobody else can listen there any more");
+        }
         let worker = listeners.inherited(SlotId(1)).expect("a slot");
         assert_eq!((worker.clients.len(), worker.admin.len()), (3, 2), "the union");
         assert!(listeners.discard() && !path.exists());
         assert!(!listeners.discard(), "nothing left to take back");
+        for free in [new, new_admin] {
+            drop(std::net::TcpListener::bind(free).expect("free again"));
+        }
         assert_eq!(listeners.shown(), [old.to_string()]);
 
         listeners.propose(&next).expect("still free");
@@ -218,6 +247,29 @@ mod tests {
         assert!(hears(first) && hears(second));
     }
 
+    fn all_listen(listeners: &Listeners, slot: SlotId) -> bool {
+        let sockets = listeners.inherited(slot).expect("a slot").clients;
+        sockets.into_iter().all(|socket| SockRef::from(socket).is_listener().expect("option"))
+    }
+
+    #[test]
+    fn a_slot_that_comes_meanwhile_accepts_wherever_the_others_do() {
+        let [first, second, admin] = free();
+        let mut listeners = Listeners::open(&wanted(&first.to_string(), admin), 2).expect("open");
+        listeners.propose(&wanted(&second.to_string(), admin)).expect("free");
+        listeners.open_slot(SlotId(2)).expect("another slot");
+        assert!(all_listen(&listeners, SlotId(2)) && !hears(second), "deaf, as others of an added one");
+        listeners.commit(SECOND);
+        listeners.open_slot(SlotId(3)).expect("another slot");
+        assert!(all_listen(&listeners, SlotId(3)) && !hears(first), "deaf, as others that retire");
+        listeners.propose(&wanted(&format!("{first},{second}"), admin)).expect("both are ours");
+        listeners.commit(SECOND);
+        for slot in [2, 3] {
+            listeners.steer(Some(vec![(SlotId(slot), 1)]));
+            assert!(hears(first) && hears(second));
+        }
+    }
+
     #[test]
     fn what_cannot_be_had_changes_nothing() {
         let [old, free, admin] = free();
@@ -245,6 +297,8 @@ mod tests {
         let mut listeners = Listeners::open(&wanted(&narrow.to_string(), admin), 2).expect("open");
         for (next, addresses) in [(wide, wide), (narrow, narrow)] {
             listeners.propose(&wanted(&next.to_string(), admin)).expect("the other one is ours");
+            assert!(hears(narrow), "the one in force has its clients until the commit");
+            assert!(std::net::TcpListener::bind(next).is_err(), "nobody else can listen there");
             listeners.commit(SECOND);
             retire_all(&mut listeners, SECOND);
             assert!(hears(narrow));
