@@ -185,13 +185,15 @@ impl Master {
     }
 
     /// Workers that hold listeners of a reload that is over begin to accept, or close them.
-    pub(super) fn tell_of_added_listeners(&self, in_force: bool) {
-        for child in self.children.values().filter(|child| matches!(child.role, Role::Worker { .. })) {
-            let message = ToChild::AddedListeners { in_force };
-            let sent = child.control.as_ref().map(|control| control.send(&message, None));
-            if let Some(Err(error)) = sent {
-                tracing::warn!(pid = child.pid, %error, "a worker does not hear what became of added addresses");
+    pub(super) fn tell_of_added_listeners(&mut self, in_force: bool) {
+        let is_worker = |child: &child::Child| matches!(child.role, Role::Worker { .. });
+        let workers: Vec<ChildId> =
+            self.children.iter().filter(|(_, child)| is_worker(child)).map(|(id, _)| *id).collect();
+        for id in workers {
+            if let Some(child) = self.children.get_mut(&id) {
+                child.untold = Some(in_force);
             }
+            self.send_what_is_owed(id);
         }
     }
 
@@ -252,34 +254,67 @@ impl Master {
             if let Some(child) = self.children.get_mut(&reader) {
                 child.behind = true;
             }
-            self.send_if_behind(reader);
+            self.send_what_is_owed(reader);
         }
     }
 
-    /// Sends the newest catalog to a child that has not got it; when its socket is full, again when there is room.
-    pub(super) fn send_if_behind(&mut self, id: ChildId) {
-        let Some(child) = self.children.get_mut(&id).filter(|child| child.behind) else { return };
-        let (Some(control), Some(catalog)) = (&child.control, self.versions.catalog_of(&child.database))
-        else {
-            return;
-        };
-        let message = ToChild::Catalog { generation: catalog.generation };
-        let full = match control.send(&message, Some(catalog.memfd.as_fd())) {
-            Err(ControlError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => true,
-            Err(error) => {
-                tracing::debug!(pid = child.pid, %error, "a catalog was not sent");
-                false
-            }
-            Ok(()) => false,
-        };
-        let waits = std::mem::replace(&mut child.behind, full);
-        if (full || waits) && self.poller.want_write(control, Source::Control(id), full).is_err() {
-            tracing::warn!(pid = child.pid, "a worker keeps an old catalog until it looks for itself");
+    /// Sends the newest catalog to a child that has not got it, and what became of added addresses to one that does not
+    /// know; when its socket is full, again when there is room.
+    pub(super) fn send_what_is_owed(&mut self, id: ChildId) {
+        let Some(child) = self.children.get_mut(&id).filter(|child| child.is_owed()) else { return };
+        let Some(control) = &child.control else { return };
+        if child.behind {
+            child.behind = self.versions.catalog_of(&child.database).is_some_and(|catalog| {
+                let message = ToChild::Catalog { generation: catalog.generation };
+                !is_done(child.pid, control.send(&message, Some(catalog.memfd.as_fd())))
+            });
+        }
+        if let Some(in_force) = child.untold
+            && is_done(child.pid, control.send(&ToChild::AddedListeners { in_force }, None))
+        {
+            child.untold = None;
+        }
+        if self.poller.want_write(control, Source::Control(id), child.is_owed()).is_err() {
+            tracing::warn!(pid = child.pid, "a worker does not hear the news of catalog and addresses");
         }
     }
 
     pub(super) fn show_catalog_generation(&self) {
         let catalog = self.versions.catalog(self.versions.newest().number);
         self.rows.base().catalog_generation.store(catalog.map_or(0, |catalog| catalog.generation), Relaxed);
+    }
+}
+
+/// False when there was no room and it is to be tried again; who cannot be reached at all is ending.
+fn is_done(pid: i32, sent: Result<(), ControlError>) -> bool {
+    match sent {
+        Err(ControlError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => false,
+        Err(error) => {
+            tracing::debug!(pid, %error, "a message was not sent");
+            true
+        }
+        Ok(()) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forkgate_shared::control::{ControlSocket, Received};
+
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_is_owed_until_there_is_some() {
+        let (ours, theirs) = ControlSocket::pair().expect("a pair");
+        let message = ToChild::AddedListeners { in_force: true };
+        let send = || is_done(1, ours.send(&message, None));
+        let sent = (0..100_000).take_while(|_| send()).count();
+        assert!((1..100_000).contains(&sent) && !send(), "the queue has an end");
+        assert!(matches!(theirs.recv::<ToChild>(), Ok(Received::Message(found, _)) if found == message));
+        while !send() {
+            theirs.recv::<ToChild>().expect("there is more");
+        }
+        drop(theirs);
+        assert!(send(), "nobody is left to hear it");
     }
 }

@@ -36,6 +36,8 @@ pub struct Child {
     pub database: PathBuf,
     /// The newest catalog did not fit into its socket and is to be sent when there is room.
     pub behind: bool,
+    /// What became of added addresses (in force or not) did not fit into its socket either.
+    pub untold: Option<bool>,
     /// It said that it is ready.
     pub ready: bool,
     /// It was sent SIGKILL by the master.
@@ -80,6 +82,8 @@ pub struct Saved {
     version: u64,
     database: PathBuf,
     behind: bool,
+    #[serde(default)]
+    untold: Option<bool>,
     ready: bool,
     spawned: Ns,
     limits: Limits,
@@ -90,6 +94,11 @@ pub struct Saved {
 }
 
 impl Child {
+    /// Something that it must hear did not fit into its socket.
+    pub fn is_owed(&self) -> bool {
+        self.behind || self.untold.is_some()
+    }
+
     /// Writes it down.
     pub fn save(&self, keeper: &mut Keeper) -> Saved {
         Saved {
@@ -100,6 +109,7 @@ impl Child {
             version: self.version,
             database: self.database.clone(),
             behind: self.behind,
+            untold: self.untold,
             ready: self.ready,
             spawned: self.spawned,
             limits: self.limits,
@@ -121,6 +131,7 @@ impl Saved {
             version: self.version,
             database: self.database,
             behind: self.behind,
+            untold: self.untold,
             ready: self.ready,
             spawned: self.spawned,
             limits: self.limits,
@@ -202,6 +213,7 @@ pub fn start(
         version: version.number,
         database: version.settings.database.clone(),
         behind: false,
+        untold: None,
         ready: false,
         killed: false,
         last_words: None,

@@ -161,7 +161,7 @@ impl Master {
             self.poller.add(&child.pidfd, Source::Ended(*id))?;
             if let Some(control) = &child.control {
                 self.poller.add(control, Source::Control(*id))?;
-                self.poller.want_write(control, Source::Control(*id), child.behind)?;
+                self.poller.want_write(control, Source::Control(*id), child.is_owed())?;
             }
         }
         Ok(())
@@ -201,7 +201,7 @@ impl Master {
             Source::Ctl => self.accept_ctl(),
             Source::CtlClient(id) => self.serve_ctl(id),
             Source::Control(id) => {
-                self.send_if_behind(id);
+                self.send_what_is_owed(id);
                 self.hear(id, MESSAGES_PER_TURN);
             }
             Source::Ended(id) => self.ended(id),
