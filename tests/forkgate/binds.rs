@@ -1,6 +1,6 @@
 //! Where the gateway listens: several addresses, unix sockets, and a reload that changes them under load.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use forkgate_tests::gateway::{EXCHANGE_LIMIT, Gateway, START_LIMIT, Setup};
 use forkgate_tests::http::{self, Failure, Peer, Request};
 use forkgate_tests::load::{Load, Plan, Report};
-use forkgate_tests::process::Signal;
+use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::{self, Verdict};
 use forkgate_tests::upstream::free_port;
@@ -193,26 +193,55 @@ fn refused() -> Verdict {
     Ok(())
 }
 
-/// Workers that cannot start with the new settings never open the new addresses, which can be had again at once.
+/// Who connects is not answered, not even with a refusal.
+fn is_deaf(address: SocketAddr) -> bool {
+    let connected = TcpStream::connect_timeout(&address, Duration::from_millis(300));
+    connected.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+}
+
+/// Settings that only a worker fails with, when another one serves with them already: what they added has met nobody and
+/// can be had again at once, and where the gateway was nobody is lost.
 fn taken_back() -> Verdict {
-    let mut gateway = Setup::new().start();
-    let before = gateway.wait_settled().settings_generation;
-    let (address, added) = (gateway.address, free_address());
-    let bind = format!("{address},{added}");
+    let session_keys = "5e".repeat(32);
+    let mut gateway = Setup::new().set("GATEWAY_SESSION_KEYS", &*session_keys).start();
+    let _upstream = gateway.with_fast_upstream();
+    let before = gateway.wait_settled();
+    let (address, added, path) = (gateway.address, free_address(), socket_path(&gateway.setup));
+    let unix = format!("unix:{}", path.display());
+    let load = load_at(&gateway, address);
+    load.wait_for(50);
     let keys = gateway.setup.state_dir().join("session.keys");
-    let good = std::fs::read(&keys).expect("the keys are there");
-    std::fs::write(&keys, "no key").expect("written");
-    gateway.reload_with(&[("GATEWAY_BIND", &bind)]);
-    wait::until_true("the reload to fail", START_LIMIT, || {
-        let log = gateway.log_text();
-        log.contains("did not start with the new settings") || log.contains("reload refused")
+    std::fs::write(&keys, &session_keys).expect("the state directory is writable");
+    gateway.setup = gateway.setup.clone().unset("GATEWAY_SESSION_KEYS");
+    gateway.rewrite(&[("GATEWAY_BIND", &format!("{address},{added},{unix}"))]);
+    // It cannot drain while it stands still, and for so long the second slot waits.
+    let first = before.workers.iter().find(|worker| worker.slot == 0).expect("slot 0").pid;
+    process::signal(first, Signal::SIGSTOP);
+    let client = gateway.begin_ctl(&["reload"]);
+    wait::until_true("the new one to serve", START_LIMIT, || {
+        gateway.status().serving().any(|worker| worker.slot == 0 && worker.settings_generation == 2)
     });
-    assert!(is_served(address) && is_refused(added));
-    assert_eq!(gateway.status().addresses, [address.to_string()]);
-    std::fs::write(&keys, good).expect("written");
+    let not_yet = [address.to_string(), format!("{added} (not yet)"), format!("{unix} (not yet)")];
+    assert_eq!(gateway.status().addresses, not_yet);
+    assert!(is_deaf(added) && is_refused(path.clone()));
+    assert!(TcpListener::bind(added).is_err(), "nobody else can take it");
+    std::fs::write(&keys, "rubbish").expect("the state directory is writable");
+    process::signal(first, Signal::SIGCONT);
+    let ended = client.wait_with_output().expect("an end");
+    let said = String::from_utf8_lossy(&ended.stderr) + String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.code() == Some(1) && said.contains("session.keys"), "{said}");
+    assert!(is_refused(added) && !path.exists());
+    drop(TcpListener::bind(added).expect("free again"));
+    let after = gateway.wait_settled();
+    assert_eq!((after.addresses, after.crashes), (vec![address.to_string()], 0));
+    load.wait_for(50);
+    let report = load.stop();
+    note!("{report}");
+    report.assert_nothing_lost();
+    std::fs::write(&keys, &session_keys).expect("the state directory is writable");
     gateway.reload_with(&[]);
-    wait_for_addresses(&gateway, before, &[address.to_string(), added.to_string()]);
-    assert!(is_served(added));
+    wait_for_addresses(&gateway, after.settings_generation, &[address.to_string(), added.to_string(), unix]);
+    assert!(is_served(added) && is_served(path));
     gateway.stop();
     Ok(())
 }
