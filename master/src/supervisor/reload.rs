@@ -200,8 +200,8 @@ impl Supervisor {
                 self.version = version;
                 self.out.push(Action::CommitSettings);
                 self.log(Fact::ReloadDone(version));
-                self.out.push(Action::AnnounceReloaded(Reloaded::Done));
                 self.adopt(plan, now);
+                self.out.push(Action::AnnounceReloaded(Reloaded::Done));
             }
             Reload::TakingBack { how, restoring: None, stuck }
                 if *stuck || self.reload_queued || self.slots.values().all(is_back) =>

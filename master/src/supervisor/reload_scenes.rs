@@ -4,8 +4,8 @@ use super::reload::{CHECK_TIMEOUT, MOST_LOSSES};
 use super::scenes::{count, happened, serving, spawns, worker};
 use super::world::{BOOT, World, plan};
 use super::{
-    Action, ChildId, ChildSignal, End, Event, Fact, Migration, Order, RecycleReason, Reloaded, Role, SECOND,
-    SlotId,
+    Action, ChildId, ChildSignal, EXTRA_WORKERS, End, Event, Fact, Migration, Order, RecycleReason, Reloaded,
+    Role, SECOND, SlotId,
 };
 
 /// By somebody's hand.
@@ -63,6 +63,22 @@ fn a_reload_rolls_slot_by_slot_without_interval_and_then_scales() {
     assert!(all_run(&world, 2));
     assert_eq!(count(&world, |action| *action == Action::CountRecycle(RecycleReason::Reload)), 2);
     assert_eq!(ends(&world), [Reloaded::Done]);
+}
+
+#[test]
+fn who_asks_for_more_workers_than_there_can_be_is_told_with_the_end() {
+    let mut world = serving(2);
+    let asked = 2 + EXTRA_WORKERS + 1;
+    reload(&mut world, asked);
+    settle(&mut world);
+    let capped = Action::Log(Fact::WorkersCapped(asked, asked - 1));
+    let said: Vec<&Action> = world
+        .log
+        .iter()
+        .filter(|action| **action == capped || matches!(action, Action::AnnounceReloaded(_)))
+        .collect();
+    assert_eq!(said, [&capped, &Action::AnnounceReloaded(Reloaded::Done)]);
+    assert!(happened(&world, &Action::Target(asked - 1)));
 }
 
 #[test]

@@ -98,11 +98,7 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
             "the registry keeps the names of the settings that were given up; the next reload puts that right"
         ),
         Fact::WorkersCapped(asked, most) => {
-            warn!(
-                asked,
-                most,
-                "GATEWAY_WORKERS is more than the row table made at start has room for; restart to have all"
-            );
+            warn!(asked, most, "{}", workers_capped(*asked, *most));
         }
         Fact::Paused(slot) => info!(slot = slot.0, "slot {} is paused: it gets no new clients", slot.0),
         Fact::Resumed(slot) => info!(slot = slot.0, "slot {} is resumed", slot.0),
@@ -111,6 +107,13 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
         }
         Fact::Stopping(quick) => info!(quick, "stopping"),
     }
+}
+
+/// Also for who asked for the reload.
+pub fn workers_capped(asked: u32, most: u32) -> String {
+    format!(
+        "GATEWAY_WORKERS is {asked}, and the row table made at start has room for {most}: restart to have all"
+    )
 }
 
 /// The facts of crash loops.

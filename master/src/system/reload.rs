@@ -9,6 +9,7 @@ use forkgate_shared::settings::Change;
 use forkgate_shared::settings::check::{Accepted, CheckVerdict};
 
 use super::ctl::{Operation, Outcome};
+use super::facts;
 use super::master::Master;
 use super::versions::Version;
 use super::{plan, wanted};
@@ -139,13 +140,17 @@ impl Master {
         }
     }
 
-    /// Says how far the reload is.
+    /// Says how far the reload is, and what of it is not as it was asked for.
     pub(super) fn tell_of_reload(&mut self, fact: &Fact) {
-        if let Fact::Recycling(slot, RecycleReason::Reload) = fact {
-            self.tell_operators(
+        match fact {
+            Fact::Recycling(slot, RecycleReason::Reload) => self.tell_operators(
                 Operation::Reload,
                 &format!("a worker with the new settings starts in slot {}", slot.0),
-            );
+            ),
+            Fact::WorkersCapped(asked, most) => {
+                self.attempt.warnings.push(facts::workers_capped(*asked, *most));
+            }
+            _ => {}
         }
     }
 
