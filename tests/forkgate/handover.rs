@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "handover_keeps_every_connection", limit: LIMIT, run: every_connection },
     Test { name: "handover_off_announces_every_close", limit: LIMIT, run: off },
     Test { name: "handover_takes_along_what_was_half_sent", limit: LIMIT, run: half_sent },
+    Test { name: "handover_leaves_behind_what_was_not_read", limit: LIMIT, run: unread },
     Test { name: "handover_works_for_every_kind_of_address", limit: LIMIT, run: kinds },
     Test { name: "handover_moves_2000_idle_connections", limit: LIMIT, run: many },
     Test { name: "handover_to_an_heir_that_is_killed_loses_only_its_own", limit: LIMIT, run: killed_heir },
@@ -164,6 +165,48 @@ fn half_sent() -> Verdict {
     for client in clients.iter_mut().chain([&mut silent, &mut operator]) {
         assert_eq!(client.exchange(&version()).expect("an answer").status(), 200);
     }
+    gateway.stop();
+    Ok(())
+}
+
+/// A request is refused, while its worker leaves, before its body has come: one without a token, one that grows too large.
+/// What follows is the rest of a body: no worker may take it for a request, although it looks like one.
+fn unread() -> Verdict {
+    const LIMIT_OF_BODY: usize = 1024;
+    let gateway = Setup::new()
+        .workers(1)
+        .set("GATEWAY_KEEPALIVE_GRACE", LONG_GRACE)
+        .set("GATEWAY_MAX_BODY", "1K")
+        .start();
+    let head = |rest: &str| format!("POST /mcp HTTP/1.1\r\nHost: {}\r\n{rest}\r\n\r\n", gateway.address);
+    let mut stranger = open(&gateway);
+    let mut large = open(&gateway);
+    let bearer = format!("Authorization: Bearer {}", gateway.token());
+    large.send_bytes(head(&format!("{bearer}\r\nTransfer-Encoding: chunked")).as_bytes()).expect("sent");
+    stranger.send_bytes(head("Content-Length: 60000").as_bytes()).expect("sent");
+    wait::until_equal("both requests", LIMIT, 2, || gateway.status().workers[0].in_flight);
+    let old = gateway.status().workers[0].pid;
+    assert!(process::signal(old, Signal::SIGTERM), "worker {old} is there");
+    wait::until_true("the worker to drain", LIMIT, || {
+        gateway.status().workers.iter().any(|worker| worker.pid == old && worker.state == "draining")
+    });
+    let mut chunk = b"ffff\r\n".to_vec();
+    chunk.resize(chunk.len() + LIMIT_OF_BODY + 1, b' ');
+    large.send_bytes(&chunk).expect("sent");
+    let smuggled = format!("GET /version HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.address);
+    for (connection, status) in [(&mut large, 413), (&mut stranger, 401)] {
+        let head = connection.head().expect("an answer");
+        assert_eq!((head.status, head.announces_close()), (status, true));
+        connection.body(&head).expect("a body");
+        // It may be closed already.
+        let _ = connection.send_bytes(smuggled.as_bytes());
+        match connection.head() {
+            Err(Failure::Closed | Failure::Reset) => {}
+            other => panic!("after {status} the rest of a body was answered: {other:?}"),
+        }
+    }
+    wait::until_true("the old worker to leave", LIMIT, || !process::alive(old));
+    assert_eq!(gateway.wait_settled().handed_over, 0);
     gateway.stop();
     Ok(())
 }

@@ -8,8 +8,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use forkgate_shared::rows::Counters;
 use http::Request;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::in_flight::InFlight;
@@ -21,6 +19,7 @@ use crate::net::handover::heir::Leaver;
 use crate::net::handover::wire::Packet;
 use crate::net::io::{ByteCounters, ClientIo};
 use crate::net::open::Registered;
+use crate::net::request_body::RequestBody;
 use crate::net::stream::ClientStream;
 
 /// A connection with its places in the books; they are given back when it is dropped.
@@ -77,12 +76,12 @@ impl Client {
     pub fn serve(self) {
         task::spawn("client-connection", async move {
             let Client { edge, io, activity, open, place } = self;
-            let service = service_fn(|request: Request<Incoming>| {
+            let answer = |request: Request<RequestBody>| {
                 let in_flight = InFlight::begin(&edge, &activity, request.method(), request.uri().path());
                 handle(Rc::clone(&edge), in_flight, request)
-            });
+            };
             let connections = edge.gateway().lifecycle.connections();
-            match connection::drive(io, Rc::clone(&activity), connections, edge.limits(), service).await {
+            match connection::drive(io, Rc::clone(&activity), connections, edge.limits(), answer).await {
                 Driven::Ended(end) => {
                     tracing::debug!(?end, "connection closed");
                     drop((open, place));

@@ -6,10 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{Method, Request, Response, StatusCode};
 
 use super::caught::{Panicked, caught};
 use super::cors::Cors;
@@ -26,6 +24,7 @@ use crate::gateway::Shared;
 use crate::lifecycle::essential::Duty;
 use crate::lifecycle::task;
 use crate::net::activity::Limits;
+use crate::net::request_body::RequestBody;
 use crate::observe;
 use crate::observe::note::{Kind, Note};
 use crate::observe::throttle::Throttle;
@@ -139,7 +138,7 @@ impl Edge {
 pub(super) async fn handle(
     edge: Rc<Edge>,
     mut in_flight: InFlight,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Result<Response<Answer>, Infallible> {
     let (head, body) = request.into_parts();
     let route = routes::find(head.uri.path(), edge.port);
@@ -160,7 +159,7 @@ async fn respond(
     in_flight: &mut InFlight,
     route: Option<Route>,
     head: Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Response<Body> {
     let mut body = Some(body);
     let is_probe = route.as_ref().is_some_and(Route::is_probe);
@@ -193,11 +192,8 @@ async fn respond(
     if let Some(cors) = cors {
         cors.allow(&mut response);
     }
-    if let Some(unread) = body
-        && !discard(unread).await
-    {
-        // The connection ends here whatever we say; a client that is told does not send its next request into it.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    if let Some(unread) = body {
+        discard(unread).await;
     }
     if edge.port == Port::Admin && !is_probe {
         // On the main port the end of a request counts it.
@@ -233,7 +229,7 @@ fn read_only(head: &Parts) -> Result<(), Refusal> {
     if fine { Ok(()) } else { Err(Refusal::NoSuchMethod("GET, HEAD")) }
 }
 
-async fn read(body: &mut Option<Incoming>, max: u64) -> Result<Bytes, Refusal> {
+async fn read(body: &mut Option<RequestBody>, max: u64) -> Result<Bytes, Refusal> {
     match body.take() {
         Some(body) => read_body(body, max).await,
         None => Ok(Bytes::new()),
@@ -244,7 +240,7 @@ async fn mcp(
     edge: &Edge,
     endpoint: Endpoint,
     head: Parts,
-    body: &mut Option<Incoming>,
+    body: &mut Option<RequestBody>,
     note: &Rc<Note>,
 ) -> Result<Response<Body>, Refusal> {
     protocol::identify(&head, note);
@@ -277,7 +273,7 @@ async fn api(
     edge: &Edge,
     route: admin::ApiRoute,
     mut head: Parts,
-    body: &mut Option<Incoming>,
+    body: &mut Option<RequestBody>,
     note: &Note,
 ) -> Result<Response<Body>, Refusal> {
     note.kind(Kind::Api);

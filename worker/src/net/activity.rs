@@ -13,7 +13,8 @@
 //! pipelined head that hyper already holds counts as idle: its owner has an answer and may as well be silent.
 //!
 //! "Draining" is here: with the close announced. While connections may move to an heir they have no grace to wait for.
-//! In the first three phases, with nothing to write, a connection is at rest and may move ([`Activity::rest`]).
+//! In the first three phases, with nothing to write and nothing left of the last request's body, a connection is at rest and
+//! may move ([`Activity::rest`]).
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
@@ -84,6 +85,7 @@ pub struct Activity {
     since_ns: Cell<u64>,
     blocked_since_ns: Cell<Option<u64>>,
     reset_on_drop: Cell<bool>,
+    body_unread: Cell<bool>,
     label: Cell<[u8; LABEL]>,
     waker: RefCell<Option<Waker>>,
 }
@@ -95,6 +97,7 @@ impl Default for Activity {
             since_ns: Cell::new(monotonic_ns()),
             blocked_since_ns: Cell::new(None),
             reset_on_drop: Cell::new(false),
+            body_unread: Cell::new(false),
             label: Cell::new([0; LABEL]),
             waker: RefCell::new(None),
         }
@@ -115,12 +118,13 @@ impl Activity {
         activity
     }
 
-    /// What it is doing, if it is nothing that ties it to this process: no request is worked on, and nothing waits to be
-    /// written.
+    /// What it is doing, if it is nothing that ties it to this process: no request is worked on or has more body to come,
+    /// and nothing waits to be written.
     pub fn rest(&self) -> Option<Rest> {
         let (phase, since_ns) = self.phase();
         let at_rest = matches!(phase, Phase::Silent | Phase::Idle | Phase::Head)
-            && self.blocked_since_ns.get().is_none();
+            && self.blocked_since_ns.get().is_none()
+            && !self.is_body_unread();
         at_rest.then_some(Rest { phase, since_ns })
     }
 
@@ -145,6 +149,16 @@ impl Activity {
         self.phase.set(Phase::Request);
         self.label.set(label);
         self.since_ns.get()
+    }
+
+    /// Whether more of the current request's body may come.
+    pub fn body_unread(&self, is_unread: bool) {
+        self.body_unread.set(is_unread);
+    }
+
+    /// More of the last request's body may come, answered or not: what follows on the connection need not be a request.
+    pub fn is_body_unread(&self) -> bool {
+        self.body_unread.get()
     }
 
     /// The answer's body is complete. Gives the time now (monotonic nanoseconds), unless the connection had ended before.

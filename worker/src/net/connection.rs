@@ -6,6 +6,7 @@
 //! A connection at rest whose worker has an heir is taken apart in a moment in which hyper holds nothing but bytes that it
 //! has read: [`Driven::Leaves`]. Until it is its turn it is served as ever.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -14,15 +15,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use forkgate_shared::rows::monotonic_ns;
+use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::HttpService;
+use hyper::service::service_fn;
 use tokio::time::{Instant, Sleep};
 
 use super::activity::{Activity, Expiry, Limits};
 use super::handover::heir::{Heir, Turn};
 use super::io::ClientIo;
 use super::open::OpenConnections;
+use super::request_body::RequestBody;
 
 /// hyper's buffer per direction: the largest request head, and what may wait for a slow reader before its answer's
 /// source is no longer asked. hyper's own 400 KB would hide for long that a reader has stopped.
@@ -49,19 +53,21 @@ pub enum Driven {
 
 /// Serves a connection until it ends or moves. `pipeline_flush` of hyper stays off: with it an answer waits in hyper's buffer
 /// for as long as a part of a further request lies in the read buffer, that is, until the peer sends more.
-pub async fn drive<S>(
+pub async fn drive<A, B>(
     io: ClientIo,
     activity: Rc<Activity>,
     open: &OpenConnections,
     limits: Limits,
-    service: S,
+    answer: impl Fn(Request<RequestBody>) -> A,
 ) -> Driven
 where
-    S: HttpService<Incoming>,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-    S::ResBody: 'static,
-    <S::ResBody as http_body::Body>::Error: Into<Box<dyn Error + Send + Sync>>,
+    A: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let service = service_fn(|request: Request<Incoming>| {
+        answer(request.map(|body| RequestBody::new(body, Rc::clone(&activity))))
+    });
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_BUFFER).header_read_timeout(None);
     let mut connection = builder.serve_connection(io, service);
@@ -168,15 +174,12 @@ impl Alarm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::convert::Infallible;
     use std::sync::Arc;
     use std::sync::atomic::Ordering::Relaxed;
 
     use bytes::Bytes;
     use forkgate_shared::rows::Rows;
-    use http::{Request, Response};
     use http_body_util::{BodyExt, Full};
-    use hyper::service::service_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -197,7 +200,8 @@ mod tests {
         (client, io, activity)
     }
 
-    /// Serves with a handler that answers `/big` with 64 MiB, `/refused` without reading, and else with the body.
+    /// Serves with a handler that answers `/big` with 64 MiB, `/refused` without reading, `/refused-late` likewise when there
+    /// is an heir, and else with the body.
     async fn serve(
         io: ClientIo,
         activity: Rc<Activity>,
@@ -206,21 +210,27 @@ mod tests {
     ) -> Driven {
         let registered = open.register(Rc::clone(&activity));
         let at_work = Rc::clone(&activity);
-        let service = service_fn(|request: Request<Incoming>| {
-            let at_work = Rc::clone(&at_work);
+        let answer = |request: Request<RequestBody>| {
+            let (at_work, open) = (Rc::clone(&at_work), Rc::clone(&open));
             at_work.request_begins([0; LABEL]);
             async move {
                 let path = request.uri().path().to_owned();
                 let answer = match path.as_str() {
                     "/big" => Bytes::from(vec![b'x'; 64 << 20]),
                     "/refused" => Bytes::from_static(b"no"),
+                    "/refused-late" => {
+                        while open.heir().is_none() {
+                            tokio::task::yield_now().await;
+                        }
+                        Bytes::from_static(b"no")
+                    }
                     _ => request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default(),
                 };
                 at_work.answer_complete();
-                Ok::<_, Infallible>(Response::new(Full::new(answer)))
+                Ok(Response::new(Full::new(answer)))
             }
-        });
-        let driven = drive(io, activity, &open, limits, service).await;
+        };
+        let driven = drive(io, activity, &open, limits, answer).await;
         drop(registered);
         driven
     }
@@ -388,6 +398,29 @@ mod tests {
         let (driven, ()) = tokio::join!(serve(io, activity, LIMITS, Rc::default()), talk);
         assert!(matches!(driven, Driven::Ended(End::Closed)));
         assert_eq!(rows.row(0).counters.bytes_in.load(Relaxed), 81, "each byte is counted once");
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_unread_does_not_move_and_its_body_is_no_request() {
+        let (open, rows) = world();
+        let (mut client, io, activity) = pair(&rows).await;
+        let (heir, _theirs) = heir();
+        let talk = async {
+            client
+                .write_all(b"POST /refused-late HTTP/1.1\r\ncontent-length: 400\r\n\r\n")
+                .await
+                .expect("write");
+            while activity.phase().0 != Phase::Request {
+                tokio::task::yield_now().await;
+            }
+            open.move_to(Rc::clone(&heir));
+            read_until(&mut client, "\r\n\r\nno").await;
+            let _ = client.write_all(b"GET /smuggled HTTP/1.1\r\n\r\n").await;
+            assert_eq!(client.read(&mut [0; 8]).await.expect("a clean end"), 0, "it was no request");
+            drop(client);
+        };
+        let (driven, ()) = tokio::join!(serve(io, Rc::clone(&activity), LIMITS, Rc::clone(&open)), talk);
+        assert!(matches!(driven, Driven::Ended(End::Closed)));
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //!
 //! hyper parses; what it does not give is here (`io`, `activity`): the phase that a connection is in, a header timeout
 //! that does not run between requests, a deadline on a peer that takes nothing, a close that lets the last answer
-//! arrive. `open` knows all connections of a worker, for the drain. `handover` moves connections at rest to the worker that
+//! arrive, and whether a request's body was read to its end (`request_body`). `open` knows all connections of a worker, for the drain. `handover` moves connections at rest to the worker that
 //! takes this one's place.
 
 pub mod accept;
@@ -13,5 +13,6 @@ pub mod connection;
 pub mod handover;
 pub mod io;
 pub mod open;
+pub mod request_body;
 pub mod stream;
 mod unix;
