@@ -31,22 +31,11 @@ pub fn open<G: Ground>(ground: &Rc<G>, session: Session) -> Response<Body> {
         if writer.send(Bytes::from_static(opening)).await.is_err() {
             return;
         }
-        let drains = tokio::select! {
-            () = keep_alive(&writer, ground.settings().sse_keepalive_interval) => false,
-            () = writer.closed() => false,
-            () = end_of_session(&*ground, &session) => false,
-            () = ground.lifecycle().drained_from() => true,
-        };
-        if !drains {
-            return;
-        }
-        // At a time of its own, so that the clients do not all come back at once.
-        let spread = ground.settings().stream_drain.mul_f64(rand::random());
         tokio::select! {
-            () = tokio::time::sleep(spread) => {}
-            // A client that leaves meanwhile has ended it itself.
+            () = keep_alive(&writer, ground.settings().sse_keepalive_interval) => {}
             () = writer.closed() => {}
-            () = async { ground.lifecycle().last_words().due().await } => {}
+            () = end_of_session(&*ground, &session) => {}
+            () = end_of_drain(&*ground) => {}
         }
     });
     event_stream(body)
@@ -62,6 +51,18 @@ async fn keep_alive(writer: &StreamWriter, interval: Duration) {
         if writer.send(KEEPALIVE).await.is_err() {
             return;
         }
+    }
+}
+
+/// Resolves when the worker drains and the stream's turn to end has come: at a time of its own, so that the clients do not
+/// all come back at once.
+async fn end_of_drain<G: Ground>(ground: &G) {
+    ground.lifecycle().drained_from().await;
+    let spread = ground.settings().stream_drain.mul_f64(rand::random());
+    let mut last_words = ground.lifecycle().last_words();
+    tokio::select! {
+        () = tokio::time::sleep(spread) => {}
+        () = last_words.due() => {}
     }
 }
 

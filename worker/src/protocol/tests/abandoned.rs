@@ -10,6 +10,7 @@ use super::bench::*;
 use crate::body::Body;
 use crate::lifecycle::calls::MOST_ABANDONED;
 use crate::protocol::Ground;
+use crate::protocol::relay::KEEPALIVE;
 
 #[test]
 fn no_call_begins_while_too_many_run_without_their_clients() {
@@ -69,5 +70,30 @@ fn a_stream_that_nobody_reads_ends_with_its_session_and_with_the_worker() {
             };
             tokio::time::timeout(Duration::from_secs(20), ended).await.expect("the stream ends");
         }
+    });
+}
+
+/// The wait for its turn is long here; whoever reads is not left in silence, and a session that ends ends its stream.
+#[test]
+fn a_stream_that_waits_for_its_turn_to_end_stays_alive_and_has_a_session() {
+    run(async {
+        let mut bench = bench("http://127.0.0.1:1/mcp", legacy_era());
+        let settings = forkgate_shared::settings::Settings {
+            stream_drain: Duration::from_secs(1_000_000),
+            ..(*bench.settings).clone()
+        };
+        Rc::get_mut(&mut bench).expect("the only owner").settings = Arc::new(settings);
+        let session = bench.session().await;
+        let headers = [("mcp-session-id", session.as_str())];
+        let Body::Stream(mut chunks) = bench.send("GET", &headers, "").await.into_body() else {
+            panic!("a stream")
+        };
+        assert!(chunks.recv().await.is_some(), "it is open");
+        bench.lifecycle().drain(None);
+        for _ in 0..3 {
+            assert_eq!(chunks.recv().await.as_deref(), Some(&KEEPALIVE[..]));
+        }
+        assert_eq!(bench.send("DELETE", &headers, "").await.status(), StatusCode::OK);
+        while chunks.recv().await.is_some() {}
     });
 }
