@@ -35,6 +35,7 @@ pub(super) struct InFlight {
     status: Option<u16>,
     /// Something of the answer was taken, or there is nothing to take.
     has_begun: bool,
+    is_get: bool,
     is_stream: bool,
 }
 
@@ -69,8 +70,14 @@ impl InFlight {
             status: None,
             // To HEAD no byte of a body is sent.
             has_begun: method == Method::HEAD,
+            is_get: method == Method::GET,
             is_stream: false,
         }
+    }
+
+    /// An event stream of the main port that a client opened, and no call that has become one: nobody waits for its answer.
+    fn is_standing_stream(&self) -> bool {
+        self.is_get && self.is_stream && self.edge.port() == Port::Main
     }
 
     /// Where it is noted what the request is.
@@ -99,6 +106,9 @@ impl InFlight {
             self.is_stream = true;
             row.streams.fetch_add(1, Relaxed);
         }
+        if self.is_standing_stream() {
+            gateway.lifecycle.standing_stream_opened();
+        }
         // Where a body was not read the connection ends, whatever we say; a client that is told does not send its next
         // request into it.
         let announces = gateway.lifecycle.announces_close() || self.activity.is_body_unread();
@@ -120,6 +130,9 @@ impl Drop for InFlight {
         }
         if self.is_stream {
             row.streams.fetch_sub(1, Relaxed);
+        }
+        if self.is_standing_stream() {
+            gateway.lifecycle.standing_stream_ended();
         }
         if let Some(index) = self.note.leave_ring() {
             row.in_flight_ring[index].started_ns.store(0, Relaxed);

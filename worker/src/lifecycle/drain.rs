@@ -130,10 +130,10 @@ async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
     }
 }
 
-/// Waits until no request is under way, streams excepted, or the time for that is over; then the others are told.
+/// Waits until no request is under way, standing streams excepted, or the time for that is over; then the others are told.
 async fn finish_quickly(gateway: &Gateway) {
     let row = gateway.row();
-    wait_within(QUICK_END, || row.in_flight.load(Relaxed) <= row.streams.load(Relaxed)).await;
+    wait_within(QUICK_END, || row.in_flight.load(Relaxed) <= gateway.lifecycle.standing_streams()).await;
     gateway.lifecycle.say_last_words();
     wait_within(QUICK_LAST_WORDS, || row.in_flight.load(Relaxed) == 0).await;
 }
@@ -310,5 +310,22 @@ mod tests {
             sender.send(Order::Drain).await.expect("it listens");
             follows.await.expect("no panic");
         });
+    }
+
+    #[tokio::test]
+    async fn a_quick_end_waits_for_calls_that_have_become_streams_and_not_for_standing_ones() {
+        let (gateway, _master, _state) = fixtures::gateway(|_| {});
+        let row = gateway.row();
+        row.in_flight.store(2, Relaxed);
+        row.streams.store(2, Relaxed);
+        gateway.lifecycle.standing_stream_opened();
+        let mut last_words = gateway.lifecycle.last_words();
+        let begun = Instant::now();
+        let scene = async {
+            last_words.due().await;
+            begun.elapsed()
+        };
+        let ((), waited) = tokio::join!(finish_quickly(&gateway), scene);
+        assert!(waited >= QUICK_END, "one of them is a call: {waited:?}");
     }
 }

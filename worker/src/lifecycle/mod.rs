@@ -60,6 +60,8 @@ pub struct Lifecycle {
     phase: watch::Sender<Phase>,
     connections: Rc<OpenConnections>,
     calls: Rc<DetachedCalls>,
+    /// Of the main port, whose requests the row counts.
+    standing_streams: Cell<u64>,
     /// One bit per entry of the row's in-flight ring; set = free.
     pub(crate) free_ring_entries: Cell<u32>,
     /// Who must be there for as long as the worker serves.
@@ -74,6 +76,7 @@ impl Default for Lifecycle {
             phase: watch::Sender::new(Phase::Serving),
             connections: Rc::default(),
             calls: Rc::default(),
+            standing_streams: Cell::default(),
             free_ring_entries: Cell::new(u32::MAX),
             essential: Arc::default(),
             over_memory: Arc::default(),
@@ -121,6 +124,21 @@ impl Lifecycle {
     /// True when answers are to say that their connection will be closed.
     pub fn announces_close(&self) -> bool {
         self.connections.announcing_since_ns().is_some()
+    /// A client of the main port has opened an event stream with GET, that no call has become.
+    pub(crate) fn standing_stream_opened(&self) {
+        self.standing_streams.set(self.standing_streams.get() + 1);
+    }
+
+    /// Its request is over.
+    pub(crate) fn standing_stream_ended(&self) {
+        self.standing_streams.set(self.standing_streams.get() - 1);
+    }
+
+    /// How many event streams of the main port are open that clients opened with GET.
+    pub(crate) fn standing_streams(&self) -> u64 {
+        self.standing_streams.get()
+    }
+
     }
 
     /// Resolves when the drain begins, at once when it has begun.
