@@ -104,7 +104,8 @@ fn thousand_streams() -> Verdict {
     Ok(())
 }
 
-/// Both eras, answers that are JSON and answers that have become streams: all end with an error that says why.
+/// Both eras, answers that are JSON and answers that have become streams: all end with an error that says why, and their
+/// connections move: none is told to come again.
 fn no_time_left() -> Verdict {
     let gateway = Setup::new()
         .workers(1)
@@ -124,18 +125,24 @@ fn no_time_left() -> Verdict {
     wait::until_equal("the calls to arrive", LIMIT, 4, || upstream.requests("tools/call").len());
     let old = gateway.status().workers[0].pid;
     assert!(process::signal(old, Signal::SIGTERM), "worker {old} is there");
-    for (modern, stream, mut connection) in calls {
-        let (head, answer) = message(&mut connection);
+    for (modern, stream, connection) in &mut calls {
+        let (modern, stream) = (*modern, *stream);
+        let (head, answer) = message(connection);
         let what = format!("modern {modern}, stream {stream}: {answer}");
         assert_eq!(head.status, if modern && !stream { 503 } else { 200 }, "{what}");
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(7), &json!(-32603)), "{what}");
         let text = answer["error"]["message"].as_str().unwrap_or_default();
         assert!(text.contains("GATEWAY_GRACEFUL_TIMEOUT"), "{what}");
         assert_eq!(answer["error"]["data"]["retrySafe"], false, "{what}");
+        assert!(!head.announces_close(), "{what}");
     }
     wait::until_true("the old worker to leave", LIMIT, || !process::alive(old));
     let status = gateway.wait_settled();
     assert_eq!((status.crashes, status.kills["drain"]), (0, 0), "it leaves by itself");
+    for (_, _, connection) in &mut calls {
+        let answer = connection.exchange(&Request::new("GET", "/version")).expect("its connection has moved");
+        assert_eq!(answer.status(), 200);
+    }
     gateway.stop();
     Ok(())
 }

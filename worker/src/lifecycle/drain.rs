@@ -134,6 +134,8 @@ async fn follow(gateway: &Shared, mut orders: Orders, doors: Doors) {
 async fn finish_quickly(gateway: &Gateway) {
     let row = gateway.row();
     wait_within(QUICK_END, || row.in_flight.load(Relaxed) <= gateway.lifecycle.standing_streams()).await;
+    // Nobody moves any more: with the service the heir goes too.
+    gateway.lifecycle.drain(None);
     gateway.lifecycle.say_last_words();
     wait_within(QUICK_LAST_WORDS, || row.in_flight.load(Relaxed) == 0).await;
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | serving | yes | keep-alive | told to drain, or the master is gone |
 //! | draining | no | with `Connection: close`, unless connections move to an heir | nothing is open and no call runs, or the graceful timeout passed |
-//! | last words | no | with `Connection: close`; what is still worked on is answered with the reason | as draining |
+//! | last words | no | as draining; what is still worked on is answered with the reason | as draining |
 
 pub mod boot;
 pub mod calls;
@@ -101,10 +101,13 @@ impl Lifecycle {
         }
     }
 
-    /// Everything that is still open is told that it ends.
+    /// Whoever waits for an answer is told that there will be none. Connections with an heir outlive this worker: they move
+    /// until its end.
     pub fn say_last_words(&self) {
         self.enter(Phase::LastWords);
-        self.connections.announce();
+        if self.connections.heir().is_none() {
+            self.connections.announce();
+        }
     }
 
     /// To wait for the last words with.
@@ -121,9 +124,6 @@ impl Lifecycle {
         });
     }
 
-    /// True when answers are to say that their connection will be closed.
-    pub fn announces_close(&self) -> bool {
-        self.connections.announcing_since_ns().is_some()
     /// A client of the main port has opened an event stream with GET, that no call has become.
     pub(crate) fn standing_stream_opened(&self) {
         self.standing_streams.set(self.standing_streams.get() + 1);
@@ -139,6 +139,9 @@ impl Lifecycle {
         self.standing_streams.get()
     }
 
+    /// True when answers are to say that their connection will be closed.
+    pub fn announces_close(&self) -> bool {
+        self.connections.announcing_since_ns().is_some()
     }
 
     /// Resolves when the drain begins, at once when it has begun.
@@ -163,5 +166,27 @@ impl Lifecycle {
         // In this order: a call begins on a connection, and none is accepted any more.
         self.connections.all_closed().await;
         self.calls.all_over().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn at_the_last_words_the_close_is_announced_unless_connections_still_move() {
+        let (line, _heirs) = forkgate_shared::control::worker_line().expect("line");
+        let heir = Rc::new(Heir::new(line).expect("heir"));
+        for (heir, announces) in [(Some(heir), false), (None, true)] {
+            let lifecycle = Lifecycle::default();
+            let moves = heir.is_some();
+            lifecycle.drain(heir);
+            lifecycle.say_last_words();
+            lifecycle.last_words().due().await;
+            assert_eq!(
+                (lifecycle.announces_close(), lifecycle.connections().heir().is_some()),
+                (announces, moves)
+            );
+        }
     }
 }
