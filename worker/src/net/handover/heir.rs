@@ -82,18 +82,21 @@ impl Heir {
         }
     }
 
-    /// Nothing further is sent; [`Heir::listen`] hears the end behind the answers that were given.
+    /// Nothing further is sent; the heir takes what is on its way, answers, and ends the line. Its answers are still heard:
+    /// an heir that finds the line shut in that direction knows that nobody serves what it was sent.
     fn end(&self) {
         self.window.close();
         // Fails when the line has ended already.
-        let _ = SockRef::from(self.line.get_ref()).shutdown(Shutdown::Both);
+        let _ = SockRef::from(self.line.get_ref()).shutdown(Shutdown::Write);
     }
 
     /// Hears the answers until the line ends. `no_more` is called when the heir takes no further connection, perhaps
     /// more than once; `patience` is [`PATIENCE`].
+    ///
+    /// A line that cannot be heard leaves what is on its way to the heir, which may serve it already.
     pub async fn listen(&self, patience: Duration, no_more: impl Fn()) {
         let mut stands_at = None;
-        loop {
+        let hears_the_end = loop {
             let answer = self.line.async_io(Interest::READABLE, |line| read_answer(line.as_fd()));
             match tokio::time::timeout(patience, answer).await {
                 Ok(Ok(Answer::Taken)) => {
@@ -108,7 +111,11 @@ impl Heir {
                         leaver.stays();
                     }
                 }
-                Ok(Ok(Answer::End) | Err(_)) => break,
+                Ok(Ok(Answer::End)) => break true,
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the next worker cannot be heard: what is on its way is left to it");
+                    break false;
+                }
                 Err(_) => {
                     let at = (!self.unanswered.borrow().is_empty()).then(|| self.answered.get());
                     if at.is_some() && at == stands_at {
@@ -118,11 +125,14 @@ impl Heir {
                     stands_at = at;
                 }
             }
-        }
-        self.window.close();
+        };
+        self.end();
         no_more();
         while let Some((leaver, _turn)) = self.oldest() {
-            leaver.stays();
+            match hears_the_end {
+                true => leaver.stays(),
+                false => drop(leaver),
+            }
         }
     }
 
@@ -186,6 +196,20 @@ mod tests {
         heir.listen(PATIENCE, || ends.set(ends.get() + 1)).await;
         assert_eq!(*fates.borrow(), [(0, "moved"), (1, "stays"), (2, "stays"), (3, "stays")]);
         assert!(ends.get() > 0 && heir.turn().await.is_none(), "nobody is sent any more");
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_taken_is_not_served_by_who_cannot_hear_it() {
+        // A line that fails with an error of its own: nobody is at the other end of these datagrams.
+        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|gone| gone.local_addr());
+        let line = std::net::UdpSocket::bind("127.0.0.1:0").expect("socket");
+        line.connect(nobody.expect("an address")).expect("connected");
+        let (heir, fates) = (Heir::new(line.into()).expect("heir"), Rc::default());
+        send(&heir, 1, &fates).await;
+        let told = Cell::new(false);
+        heir.listen(Duration::from_secs(3600), || told.set(true)).await;
+        assert!(told.get() && heir.turn().await.is_none(), "nobody is sent any more");
+        assert!(fates.borrow().is_empty() && heir.unanswered.borrow().is_empty(), "our copy is closed");
     }
 
     #[tokio::test]

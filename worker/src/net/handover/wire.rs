@@ -16,8 +16,8 @@ use crate::net::activity::{Phase, Rest};
 use crate::net::connection::MAX_BUFFER;
 
 /// Two workers of different versions may stand in for each other during an upgrade: the heir refuses what it does not
-/// know.
-const VERSION: u8 = 1;
+/// know. With 2 who leaves never shuts the side of the line from which it hears.
+const VERSION: u8 = 2;
 const HEAD: usize = 12;
 /// Bytes that can be read and not used: hyper's buffer, and one read into it on top.
 const MOST_BYTES: usize = 2 * MAX_BUFFER;
@@ -112,7 +112,13 @@ pub fn receive(line: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Arrived> {
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let (length, descriptor) = {
         let mut parts = [IoSliceMut::new(buffer)];
-        let message = recvmsg::<()>(line.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+        let message = loop {
+            match recvmsg::<()>(line.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                // Said once when who leaves has died with answers unread; what it sent before is still there.
+                Err(Errno::ECONNRESET | Errno::EINTR) => {}
+                received => break received?,
+            }
+        };
         // Cut short: there was no place for the descriptor, and the kernel has dropped it.
         let attached = message.cmsgs().ok().and_then(attached);
         (message.bytes, attached)
@@ -141,11 +147,14 @@ fn attached(cmsgs: impl Iterator<Item = ControlMessageOwned>) -> Option<OwnedFd>
     first
 }
 
-/// The heir's answer to the oldest packet that has none.
+/// The heir's answer to the oldest packet that has none. Who leaves closes its end of the line with its own copies of what
+/// is unanswered, so an end that is closed is as good as an answer: nobody else serves the connection.
 pub fn answer(line: BorrowedFd<'_>, taken: bool) -> io::Result<()> {
     let word = if taken { TAKEN } else { REFUSED };
-    send(line.as_raw_fd(), &[word], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)?;
-    Ok(())
+    match send(line.as_raw_fd(), &[word], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+        Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Looks once for an answer, without waiting.
