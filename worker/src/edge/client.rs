@@ -113,6 +113,7 @@ impl Leaver for Client {
     }
 
     fn stays(self: Box<Self>) {
+        self.activity.announce();
         self.serve();
     }
 }

@@ -111,7 +111,9 @@ impl InFlight {
         }
         // Where a body was not read the connection ends, whatever we say; a client that is told does not send its next
         // request into it.
-        let announces = gateway.lifecycle.announces_close() || self.activity.is_body_unread();
+        let announces = gateway.lifecycle.announces_close()
+            || self.activity.announced_since_ns().is_some()
+            || self.activity.is_body_unread();
         let (mut head, body) = response.into_parts();
         if announces {
             head.headers.insert(CONNECTION, HeaderValue::from_static("close"));

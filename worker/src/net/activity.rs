@@ -86,6 +86,7 @@ pub struct Activity {
     blocked_since_ns: Cell<Option<u64>>,
     reset_on_drop: Cell<bool>,
     body_unread: Cell<bool>,
+    announced_since_ns: Cell<Option<u64>>,
     label: Cell<[u8; LABEL]>,
     waker: RefCell<Option<Waker>>,
 }
@@ -98,6 +99,7 @@ impl Default for Activity {
             blocked_since_ns: Cell::new(None),
             reset_on_drop: Cell::new(false),
             body_unread: Cell::new(false),
+            announced_since_ns: Cell::new(None),
             label: Cell::new([0; LABEL]),
             waker: RefCell::new(None),
         }
@@ -119,11 +121,12 @@ impl Activity {
     }
 
     /// What it is doing, if it is nothing that ties it to this process: no request is worked on or has more body to come,
-    /// and nothing waits to be written.
+    /// nothing waits to be written, and it is not to end here.
     pub fn rest(&self) -> Option<Rest> {
         let (phase, since_ns) = self.phase();
         let at_rest = matches!(phase, Phase::Silent | Phase::Idle | Phase::Head)
             && self.blocked_since_ns.get().is_none()
+            && self.announced_since_ns().is_none()
             && !self.is_body_unread();
         at_rest.then_some(Rest { phase, since_ns })
     }
@@ -149,6 +152,18 @@ impl Activity {
         self.phase.set(Phase::Request);
         self.label.set(label);
         self.since_ns.get()
+    }
+
+    /// From now on the close of this connection is announced, whatever becomes of the others. Once only.
+    pub fn announce(&self) {
+        if self.announced_since_ns().is_none() {
+            self.announced_since_ns.set(Some(monotonic_ns()));
+        }
+    }
+
+    /// Since when its answers announce the close, monotonic nanoseconds.
+    pub fn announced_since_ns(&self) -> Option<u64> {
+        self.announced_since_ns.get()
     }
 
     /// Whether more of the current request's body may come.

@@ -81,7 +81,8 @@ where
             if let Some(leaves) = place.poll_turn(cx, &activity, open) {
                 return Poll::Ready(Err(leaves));
             }
-            let Some((at_ns, expiry)) = activity.next_expiry(&limits, open.announcing_since_ns()) else {
+            let announcing_since_ns = activity.announced_since_ns().or(open.announcing_since_ns());
+            let Some((at_ns, expiry)) = activity.next_expiry(&limits, announcing_since_ns) else {
                 return Poll::Pending;
             };
             if alarm.poll_until(cx, at_ns).is_pending() {
@@ -420,6 +421,21 @@ mod tests {
             drop(client);
         };
         let (driven, ()) = tokio::join!(serve(io, Rc::clone(&activity), LIMITS, Rc::clone(&open)), talk);
+        assert!(matches!(driven, Driven::Ended(End::Closed)));
+    }
+
+    #[tokio::test]
+    async fn who_was_refused_is_not_sent_again_and_has_its_grace() {
+        let (open, rows) = world();
+        let (mut client, io, activity) = pair(&rows).await;
+        open.move_to(heir().0);
+        activity.announce();
+        let limits = Limits { grace: SOON, ..LIMITS };
+        let talk = async {
+            assert_eq!(client.read(&mut [0; 8]).await.expect("a clean end"), 0);
+            drop(client);
+        };
+        let (driven, ()) = tokio::join!(serve(io, activity, limits, open), talk);
         assert!(matches!(driven, Driven::Ended(End::Closed)));
     }
 

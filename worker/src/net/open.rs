@@ -3,6 +3,7 @@
 //! | a worker that drains | idle connections | answers |
 //! |---|---|---|
 //! | with an heir | move to it | say nothing of a close: their connection moves when they are written |
+//! | with an heir that refuses this one | this one has its grace for one more request | its answer announces the close |
 //! | without, or when the heir takes no more | have their grace for one more request | announce the close |
 
 use std::cell::{Cell, RefCell};

@@ -37,7 +37,7 @@ pub trait Leaver {
     fn packet(&self) -> Packet;
     /// The heir has it.
     fn moved(self: Box<Self>);
-    /// The heir has it not, and never touched it.
+    /// The heir has it not, and never touched it. It is not sent again.
     fn stays(self: Box<Self>);
 }
 
@@ -104,9 +104,8 @@ impl Heir {
                         leaver.moved();
                     }
                 }
+                // For the others there may be room: a port of their own, or a place that has become free.
                 Ok(Ok(Answer::Refused)) => {
-                    self.window.close();
-                    no_more();
                     if let Some((leaver, _turn)) = self.oldest() {
                         leaver.stays();
                     }
@@ -196,6 +195,25 @@ mod tests {
         heir.listen(PATIENCE, || ends.set(ends.get() + 1)).await;
         assert_eq!(*fates.borrow(), [(0, "moved"), (1, "stays"), (2, "stays"), (3, "stays")]);
         assert!(ends.get() > 0 && heir.turn().await.is_none(), "nobody is sent any more");
+    }
+
+    #[tokio::test]
+    async fn who_is_refused_stays_and_the_others_move() {
+        let (ours, theirs) = forkgate_shared::control::worker_line().expect("line");
+        let (heir, fates) = (Heir::new(ours).expect("heir"), Rc::default());
+        send(&heir, 2, &fates).await;
+        let told = Cell::new(false);
+        let scene = async {
+            take(&theirs, false);
+            take(&theirs, true);
+            while fates.borrow().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            assert!(!told.get() && heir.turn().await.is_some(), "there is room for others");
+            drop(theirs);
+        };
+        tokio::join!(heir.listen(PATIENCE, || told.set(true)), scene);
+        assert_eq!(*fates.borrow(), [(0, "stays"), (1, "moved")]);
     }
 
     #[tokio::test]
