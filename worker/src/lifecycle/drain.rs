@@ -8,7 +8,8 @@
 //! | orphan | accept until the queue is empty, closed at once: nobody else holds this queue | orphan timeout |
 //! | quit | copies closed at once | the requests under way have most of a second; idle connections are cut |
 //!
-//! When no listener is left the drain begins. With an heir (an order to drain or to retire that is no end of the service)
+//! When no listener is left the drain begins; also when emptying takes long, because the process is out of descriptors: those
+//! of connections that go are what it waits for. With an heir (an order to drain or to retire that is no end of the service)
 //! connections move to it as soon as they are at rest; without one answers announce the close and idle connections have a
 //! grace for one more request. Streams end in their own way. The worker leaves when nothing is open
 //! and no call of a client that hung up runs any more, and at the limit in any case: a moment before it, whoever waits for
@@ -45,6 +46,10 @@ const QUICK_END: Duration = Duration::from_millis(650);
 
 /// What a quick end gives the answers to those that did not make it.
 const QUICK_LAST_WORDS: Duration = Duration::from_millis(150);
+
+/// What the accept loops have before connections are let go although clients wait in a queue; emptying one takes
+/// milliseconds.
+const EMPTYING: Duration = Duration::from_secs(1);
 
 /// How often a quick end looks whether requests are still under way.
 const QUICK_LOOK: Duration = Duration::from_millis(10);
@@ -214,12 +219,15 @@ async fn close_doors(gateway: &Gateway, loops: &mut Vec<JoinHandle<()>>) {
 
 /// Waits for the accept loops, begins the drain, resolves when nothing is open.
 async fn leave(gateway: &Gateway, succession: &Succession, mut loops: Vec<JoinHandle<()>>) {
-    close_doors(gateway, &mut loops).await;
+    let in_time = tokio::time::timeout(EMPTYING, close_doors(gateway, &mut loops)).await.is_ok();
     let heir = succession.heir(gateway);
     if heir.is_none() {
         succession.enough();
     }
     gateway.lifecycle.drain(heir);
+    if !in_time {
+        close_doors(gateway, &mut loops).await;
+    }
     loop {
         gateway.lifecycle.all_over().await;
         // What comes at the last moment is served too.
@@ -329,5 +337,25 @@ mod tests {
         };
         let ((), waited) = tokio::join!(finish_quickly(&gateway), scene);
         assert!(waited >= QUICK_END, "one of them is a call: {waited:?}");
+    }
+
+    #[test]
+    fn connections_are_let_go_although_a_queue_cannot_be_emptied() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (gateway, _master, _state) = fixtures::gateway(|_| {});
+            gateway.row().state.store(RowState::Serving as u32, Relaxed);
+            let (close, closed) = tokio::sync::oneshot::channel::<()>();
+            let exhausted = task::spawn("accept loop without descriptors", async move { drop(closed.await) });
+            let succession = Succession::new(Vec::new());
+            let scene = async {
+                gateway.lifecycle.drained_from().await;
+                assert!(gateway.lifecycle.announces_close());
+                assert_eq!(gateway.row().state.load(Relaxed), RowState::Serving as u32, "a copy is open");
+                close.send(()).expect("it waits");
+            };
+            tokio::join!(leave(&gateway, &succession, vec![exhausted]), scene);
+            assert_eq!(gateway.row().state.load(Relaxed), RowState::Draining as u32);
+        });
     }
 }

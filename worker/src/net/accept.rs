@@ -3,7 +3,7 @@
 //! | order | the loop |
 //! |---|---|
 //! | open | accepts while there is room, once the address is in force |
-//! | emptying | accepts what is queued, closes this process's copy of the listener |
+//! | emptying | accepts what is queued, also if it has to wait for descriptors; closes this process's copy of the listener |
 //! | closed | closes the copy now; the queue lives on in the master and in the replacement |
 //!
 //! A reload that adds an address makes its sockets first and brings them into force last. Whoever is started in between may
@@ -135,7 +135,15 @@ impl Acceptor {
             let order = *orders.accepting.borrow_and_update();
             match order {
                 Accepting::Open => {}
-                Accepting::Emptying => return empty(listener, &room, &serve),
+                Accepting::Emptying => {
+                    return match listener.into_plain() {
+                        Ok(listener) => {
+                            let serve = |stream| serve(stream, room.place_now());
+                            empty(|| listener.accept(), &mut orders.accepting, &exhausted, serve).await;
+                        }
+                        Err(error) => tracing::error!(%error, "the accept queue cannot be emptied"),
+                    };
+                }
                 Accepting::Closed => return,
             }
             let next = async {
@@ -148,12 +156,7 @@ impl Acceptor {
                 (accepted, place) = next => match accepted {
                     Ok(stream) => serve(stream, Some(place)),
                     Err(error) if is_shut(&error) => return,
-                    Err(error) if is_exhaustion(&error) => {
-                        if let Some(suppressed) = exhausted.allow() {
-                            tracing::error!(%error, suppressed, "cannot accept; trying again every 50 ms");
-                        }
-                        tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                    }
+                    Err(error) if is_exhaustion(&error) => pause(&error, &exhausted).await,
                     // The client gave up before it was accepted, or the network reported an error of its own.
                     Err(error) => tracing::debug!(%error, "accept"),
                 },
@@ -162,22 +165,32 @@ impl Acceptor {
     }
 }
 
-/// Accepts what is queued, straight from the kernel (the runtime's idea of readiness may be older), then closes.
-fn empty(listener: Listener, room: &Room, serve: &impl Fn(ClientStream, Option<OwnedSemaphorePermit>)) {
-    let listener = match listener.into_plain() {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "the accept queue cannot be emptied"),
-    };
+/// Accepts what is queued, straight from the kernel (the runtime's idea of readiness may be older). A process that is out of
+/// descriptors tries again, for as long as it lives and is not told to close.
+async fn empty(
+    accept: impl Fn() -> io::Result<ClientStream>,
+    accepting: &mut watch::Receiver<Accepting>,
+    exhausted: &Throttle,
+    serve: impl Fn(ClientStream),
+) {
     loop {
-        match listener.accept() {
-            Ok(stream) => serve(stream, room.place_now()),
+        match accept() {
+            Ok(stream) => serve(stream),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_shut(&error) => return,
-            Err(error) if is_exhaustion(&error) => {
-                return tracing::error!(%error, "clients in the accept queue are lost");
-            }
+            Err(error) if is_exhaustion(&error) => tokio::select! {
+                _ = accepting.wait_for(|order| *order == Accepting::Closed) => return,
+                () = pause(&error, exhausted) => {}
+            },
             Err(error) => tracing::debug!(%error, "accept"),
         }
     }
+}
+
+async fn pause(error: &io::Error, exhausted: &Throttle) {
+    if let Some(suppressed) = exhausted.allow() {
+        tracing::error!(%error, suppressed, "cannot accept; trying again every 50 ms");
+    }
+    tokio::time::sleep(EXHAUSTED_PAUSE).await;
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {
@@ -241,6 +254,29 @@ mod tests {
         assert_eq!(served.get(), clients.len());
         assert!(TcpStream::connect(address).is_err(), "the only copy is closed");
         drop(master);
+    }
+
+    #[tokio::test]
+    async fn emptying_waits_for_descriptors_unless_it_is_told_to_close() {
+        for closes in [false, true] {
+            let (accepting, mut told) = watch::channel(Accepting::Emptying);
+            let (stream, _client) = tokio::net::UnixStream::pair().expect("pair");
+            let stream = Cell::new(Some(ClientStream::Unix(stream)));
+            let looks = Cell::new(0);
+            let accept = || {
+                looks.set(looks.get() + 1);
+                match looks.get() {
+                    1 if closes => _ = accepting.send_replace(Accepting::Closed),
+                    1 | 2 => {}
+                    _ => return stream.take().ok_or_else(|| io::ErrorKind::WouldBlock.into()),
+                }
+                Err(io::Error::from_raw_os_error(libc::EMFILE))
+            };
+            let served = Cell::new(0);
+            let exhausted = Throttle::new(Duration::from_secs(1));
+            empty(accept, &mut told, &exhausted, |_| served.set(served.get() + 1)).await;
+            assert_eq!((served.get(), looks.get()), if closes { (0, 1) } else { (1, 4) });
+        }
     }
 
     #[tokio::test]
