@@ -116,6 +116,7 @@ impl InFlight {
             || self.activity.is_body_unread();
         let (mut head, body) = response.into_parts();
         if announces {
+            self.activity.announce();
             head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Response::from_parts(head, Answer { body, in_flight: self })
