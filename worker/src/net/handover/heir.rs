@@ -217,20 +217,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_have_been_taken_is_not_served_by_who_cannot_hear_it() {
-        // A line that fails with an error of its own: nobody is at the other end of these datagrams.
-        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|gone| gone.local_addr());
-        let line = std::net::UdpSocket::bind("127.0.0.1:0").expect("socket");
-        line.connect(nobody.expect("an address")).expect("connected");
-        let (heir, fates) = (Heir::new(line.into()).expect("heir"), Rc::default());
-        send(&heir, 1, &fates).await;
-        let told = Cell::new(false);
-        heir.listen(Duration::from_secs(3600), || told.set(true)).await;
-        assert!(told.get() && heir.turn().await.is_none(), "nobody is sent any more");
-        assert!(fates.borrow().is_empty() && heir.unanswered.borrow().is_empty(), "our copy is closed");
-    }
-
-    #[tokio::test]
     async fn a_heir_that_stands_still_gets_no_more_and_keeps_what_it_may_yet_take() {
         let (ours, theirs) = forkgate_shared::control::worker_line().expect("line");
         let (heir, fates) = (Heir::new(ours).expect("heir"), Rc::default());
