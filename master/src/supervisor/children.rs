@@ -183,7 +183,7 @@ impl Supervisor {
             Role::Worker { slot, .. } => {
                 self.worker_gone(id, slot, &child, end, now);
                 if has_crashed || never_started {
-                    self.worker_failed(slot, end.signature, now);
+                    self.worker_failed(slot, &child, end.signature, now);
                 }
             }
         }

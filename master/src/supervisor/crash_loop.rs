@@ -8,7 +8,8 @@
 //!
 //! A failure is a worker that never was ready, or one that died unasked; a kill by the watchdog is none. A reload that rolls
 //! while the loop begins has made it, as far as anybody can tell: it is given up. An operator's next reload may have
-//! repaired it, so it begins anew with an empty budget.
+//! repaired it, so it begins anew with an empty budget; workers with the settings that it rolls away from are not counted
+//! meanwhile.
 //!
 //! Beside that: a master none of whose workers is ready for `GATEWAY_GIVE_UP` ends, so that whoever started it can act.
 
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::Supervisor;
 use super::children::EXIT_FAILED;
 use super::event::{Action, ChildId, CrashLoop, Fact, Ns, SECOND, SlotId};
-use super::state::{Life, Phase, Slot};
+use super::state::{Child, Life, Phase, Slot};
 
 /// Failures older than this are forgotten.
 const WINDOW: Ns = 60 * SECOND;
@@ -96,8 +97,8 @@ impl CrashLoopState {
 
 impl Supervisor {
     /// A worker of this slot never was ready, or died unasked.
-    pub(super) fn worker_failed(&mut self, slot: SlotId, signature: Option<u64>, now: Ns) {
-        if self.life != Life::Serving {
+    pub(super) fn worker_failed(&mut self, slot: SlotId, child: &Child, signature: Option<u64>, now: Ns) {
+        if self.life != Life::Serving || self.rolls_away_from(child.version) {
             return;
         }
         let why = self.crash_loop.count(signature, self.plan.crash_budget, now);

@@ -215,6 +215,25 @@ fn a_reload_begins_anew_and_one_that_makes_a_crash_loop_is_given_up() {
 }
 
 #[test]
+fn a_reload_that_repairs_a_crash_loop_is_not_given_up_for_workers_with_the_old_settings() {
+    let mut world = serving(4);
+    world.event(Event::Order(Order::Reload));
+    assert!(world.accept(plan(4), Migration::None));
+    let standby = newest(&world);
+    for slot in 0..4 {
+        world.die(worker(&world, slot), 5);
+    }
+    assert_eq!((world.degraded, state(&world)), (false, "reloading"));
+    world.boot(standby);
+    world.advance(BACK_OFF);
+    world.boot_all();
+    assert!(happened(&world, &Action::CommitSettings));
+    assert_eq!((state(&world), world.serving()), ("serving", 4));
+    assert!(world.processes.values().all(|process| process.version == 2));
+    assert_no_breach(&world);
+}
+
+#[test]
 fn a_master_without_any_ready_worker_gives_up_in_time_and_not_when_it_may_not() {
     let mut world = serving(2);
     world.boots_fail = true;

@@ -170,6 +170,11 @@ impl Supervisor {
         }
     }
 
+    /// A roll is under way that replaces workers with these settings anyway: they say nothing of the new ones.
+    pub(super) fn rolls_away_from(&self, old: u64) -> bool {
+        matches!(self.reload, Reload::Rolling { version, .. } if version != old)
+    }
+
     /// A crash loop began while a roll was on its way, with this slot's worker: the roll has made it, as far as anybody can
     /// tell.
     pub(super) fn roll_met_a_crash_loop(&mut self, slot: SlotId, now: Ns) {
