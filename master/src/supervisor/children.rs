@@ -10,7 +10,7 @@ use super::state::{Child, Life, Phase, Slot, Token, Wish};
 pub(super) const MIGRATE_TIMEOUT: Ns = 600 * SECOND;
 
 /// Exit code when a worker could not start at all.
-const EXIT_BOOT_FAILED: u8 = 3;
+pub(super) const EXIT_BOOT_FAILED: u8 = 3;
 /// Exit code when the first worker that could not start blamed the settings: trying again does not help.
 const EXIT_SETTINGS: u8 = 4;
 /// Exit code for everything without a code of its own.

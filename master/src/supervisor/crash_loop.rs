@@ -11,6 +11,8 @@
 //! repaired it, so it begins anew with an empty budget; workers with the settings that it rolls away from are not counted
 //! meanwhile.
 //!
+//! In the first boot nothing has worked yet, so what would be a crash loop ends the master with code 3.
+//!
 //! Beside that: a master none of whose workers is ready for `GATEWAY_GIVE_UP` ends, so that whoever started it can act.
 
 use std::collections::VecDeque;
@@ -18,7 +20,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::Supervisor;
-use super::children::EXIT_FAILED;
+use super::children::{EXIT_BOOT_FAILED, EXIT_FAILED};
 use super::event::{Action, ChildId, CrashLoop, Fact, Ns, SECOND, SlotId};
 use super::state::{Child, Life, Phase, Slot};
 
@@ -71,9 +73,9 @@ impl CrashLoopState {
     }
 
     /// One more failure; says whether it makes a crash loop.
-    fn count(&mut self, signature: Option<u64>, budget: u32, now: Ns) -> Option<CrashLoop> {
-        let in_a_row = self.failures.back().is_some_and(|last| now < last + WINDOW);
-        self.failures.retain(|failure| now < failure + WINDOW);
+    fn count(&mut self, signature: Option<u64>, budget: u32, window: Ns, now: Ns) -> Option<CrashLoop> {
+        let in_a_row = self.failures.back().is_some_and(|last| now - last < window);
+        self.failures.retain(|failure| now - failure < window);
         self.failures.push_back(now);
         while self.failures.len() > budget as usize + 1 {
             self.failures.pop_front();
@@ -98,10 +100,13 @@ impl CrashLoopState {
 impl Supervisor {
     /// A worker of this slot never was ready, or died unasked.
     pub(super) fn worker_failed(&mut self, slot: SlotId, child: &Child, signature: Option<u64>, now: Ns) {
+        if self.life == Life::FirstBoot {
+            return self.first_worker_failed(slot, signature, now);
+        }
         if self.life != Life::Serving || self.rolls_away_from(child.version) {
             return;
         }
-        let why = self.crash_loop.count(signature, self.plan.crash_budget, now);
+        let why = self.crash_loop.count(signature, self.plan.crash_budget, WINDOW, now);
         if let Health::Degraded { last_failure, .. } = &mut self.crash_loop.health {
             *last_failure = now;
             return;
@@ -111,6 +116,14 @@ impl Supervisor {
         self.log(Fact::Degraded(why));
         self.out.push(Action::ShowDegraded(true));
         self.roll_met_a_crash_loop(slot, now);
+    }
+
+    /// The first boot forgets nothing, so that it ends one way or the other.
+    fn first_worker_failed(&mut self, slot: SlotId, signature: Option<u64>, now: Ns) {
+        if self.crash_loop.count(signature, self.plan.crash_budget, Ns::MAX, now).is_some() {
+            self.log(Fact::FirstBootGivenUp(slot));
+            self.begin_stop(true, EXIT_BOOT_FAILED, now);
+        }
     }
 
     /// Moves to better health when that is due.

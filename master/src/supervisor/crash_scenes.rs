@@ -1,5 +1,6 @@
 //! Scenes of crash loops: what many failures lead to, step by step.
 
+use super::reload_scenes::KILLED;
 use super::scenes::{count, happened, serving, spawns, worker};
 use super::world::{BUDGET, GIVE_UP, World, plan};
 use super::{
@@ -274,6 +275,39 @@ fn the_first_boot_says_by_its_exit_code_whether_trying_again_can_help() {
     world.advance(BACK_OFF);
     world.boot_all();
     assert_eq!((world.exit, world.serving()), (None, 2), "later it is a failure as any other");
+}
+
+/// The first workers boot.
+fn first_boot() -> World {
+    let mut world = World::new(2, 1);
+    world.event(Event::Start);
+    world.boot(world.child(0).expect("migrate"));
+    world
+}
+
+#[test]
+fn a_first_boot_ends_also_when_its_workers_die_after_they_were_ready() {
+    let mut world = first_boot();
+    world.event(Event::Order(Order::Reload));
+    for death in 0..=BUDGET {
+        assert_eq!(world.exit, None, "after {death}");
+        let child = newest(&world);
+        world.boot(child);
+        world.end(child, KILLED);
+        world.advance((130 * MILLISECOND) << death);
+    }
+    assert!(happened(&world, &Action::Log(Fact::FirstBootGivenUp(SlotId(1)))));
+    assert_eq!(world.exit.map(|(code, _)| code), Some(3));
+    assert_no_breach(&world);
+
+    let mut world = first_boot();
+    for _ in 0..3 {
+        let child = newest(&world);
+        world.boot(child);
+        world.die(child, 5);
+        world.advance(SECOND);
+    }
+    assert!(happened(&world, &Action::Log(Fact::FirstBootGivenUp(SlotId(1)))));
 }
 
 #[test]

@@ -420,6 +420,8 @@ pub enum Fact {
     Held(ChildId, SlotId, Verdict, Guard),
     /// The very first boot failed.
     FirstBootFailed(SlotId),
+    /// Workers failed again and again before all were ready, at last the one of this slot.
+    FirstBootGivenUp(SlotId),
     /// A crash loop: one empty slot at a time is tried from now on.
     Degraded(CrashLoop),
     /// The crash loop is over.

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// By somebody's hand.
-const KILLED: End = End { by_others: true, ..End::UNBORN };
+pub(super) const KILLED: End = End { by_others: true, ..End::UNBORN };
 
 /// A reload whose settings are good.
 fn reload(world: &mut World, workers: u32) {

@@ -50,6 +50,12 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
         Fact::FirstBootFailed(slot) => {
             error!(slot = slot.0, "a worker did not start at all: giving up: {failure}");
         }
+        Fact::FirstBootGivenUp(slot) => {
+            error!(
+                slot = slot.0,
+                "workers died again and again before all were ready: giving up; the last failure: {failure}"
+            );
+        }
         Fact::MigrateFailed => error!("the database could not be brought up to date; see the lines above"),
         Fact::CompanionDied => error!("the demo's companion ended: ending the demo"),
         Fact::RowsFull(slot) => {
