@@ -15,6 +15,7 @@ use forkgate_tests::load::{Load, Plan};
 use forkgate_tests::process::{self, Signal};
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::Verdict;
+use forkgate_tests::starts::Starts;
 use forkgate_tests::{note, wait};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -27,6 +28,11 @@ pub const TESTS: &[Test] = &[
     },
     Test { name: "crash_loop_ends_with_a_reload_that_repairs_it", limit: LIMIT, run: repaired_by_reload },
     Test { name: "crash_loop_of_all_is_bounded_and_gives_up", limit: LIMIT, run: gives_up },
+    Test {
+        name: "worker_killed_in_the_first_boot_is_started_again",
+        limit: LIMIT,
+        run: killed_in_first_boot,
+    },
     Test { name: "stuck_boot_is_killed_and_the_others_serve", limit: LIMIT, run: stuck_boot },
     Test { name: "master_that_was_stopped_kills_nobody_who_boots", limit: LIMIT, run: stopped_master },
 ];
@@ -169,6 +175,24 @@ fn gives_up() -> Verdict {
     // Each slot tries at 0.1, 0.3, 0.7, 1.5 and 3.1 s at the earliest.
     assert!((3..=WORKERS as usize * 6).contains(&tries), "{tries} tries");
     assert!(took >= Duration::from_secs(5) && most <= WORKERS as usize, "{took:?}, {most}");
+    Ok(())
+}
+
+/// Nobody has been ready yet, and a kill says nothing of the program.
+fn killed_in_first_boot() -> Verdict {
+    let setup = Setup::new().workers(1);
+    std::fs::create_dir_all(setup.state_dir()).expect("the test's directory is writable");
+    let starts = Starts::hold(&setup.state_dir());
+    let gateway = setup.spawn();
+    let caught = starts.catch();
+    starts.release();
+    let booting = process::children(gateway.pid());
+    assert!(booting.len() == 1 && process::signal(booting[0], Signal::SIGKILL), "{booting:?}");
+    drop(caught);
+    gateway.wait_ready();
+    let status = gateway.status();
+    assert_eq!((status.boot_failures, status.crashes), (1, 0), "{status:?}");
+    gateway.stop();
     Ok(())
 }
 

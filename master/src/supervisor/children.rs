@@ -220,7 +220,9 @@ impl Supervisor {
         slot.wish = None;
         if child.never_ready() {
             let wait = slot.respawn.fail(now, &mut self.dice);
-            if self.life == Life::FirstBoot {
+            // A kill by somebody says nothing of the program, unless it was ours because it took too long.
+            let was_killed = end.by_others && child.phase != Phase::Killing(Kill::Boot);
+            if self.life == Life::FirstBoot && !was_killed {
                 self.log(Fact::FirstBootFailed(slot_id));
                 let code = if end.refused_settings { EXIT_SETTINGS } else { EXIT_BOOT_FAILED };
                 self.begin_stop(true, code, now);

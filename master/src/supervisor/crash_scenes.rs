@@ -2,7 +2,7 @@
 
 use super::reload_scenes::KILLED;
 use super::scenes::{count, happened, serving, spawns, worker};
-use super::world::{BUDGET, GIVE_UP, World, plan};
+use super::world::{BOOT, BUDGET, GIVE_UP, World, plan};
 use super::{
     Action, ChildId, ChildSignal, CrashLoop, End, Event, Fact, MILLISECOND, Migration, Order, RecycleReason,
     SECOND, SlotId,
@@ -308,6 +308,25 @@ fn a_first_boot_ends_also_when_its_workers_die_after_they_were_ready() {
         world.advance(SECOND);
     }
     assert!(happened(&world, &Action::Log(Fact::FirstBootGivenUp(SlotId(1)))));
+}
+
+#[test]
+fn a_worker_that_somebody_kills_in_the_first_boot_is_started_again_and_one_that_takes_too_long_is_not() {
+    let mut world = first_boot();
+    world.end(newest(&world), KILLED);
+    world.advance(SECOND);
+    world.boot_all();
+    assert_eq!((world.exit, world.serving()), (None, 2));
+    assert!(happened(&world, &Action::AnnounceReady));
+
+    let mut world = first_boot();
+    let late = newest(&world);
+    world.now += BOOT;
+    world.event(Event::Tick);
+    world.end(late, KILLED);
+    world.advance(3 * SECOND);
+    assert_eq!(world.exit.map(|(code, _)| code), Some(3));
+    assert_no_breach(&world);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::event::{
 pub(super) enum Life {
     /// The `migrate` child runs.
     Starting,
-    /// The first workers start; one that cannot ends the master.
+    /// The first workers start; one that cannot, by its own fault, ends the master.
     FirstBoot,
     /// All were ready once.
     Serving,
