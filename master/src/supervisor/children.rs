@@ -128,7 +128,8 @@ impl Supervisor {
         let ids: Vec<ChildId> =
             self.children.iter().filter(|(_, child)| late(child)).map(|(id, _)| *id).collect();
         for id in ids {
-            let Some(child) = self.children.get_mut(&id) else { continue };
+            // What became of another one may have given it more time.
+            let Some(child) = self.children.get_mut(&id).filter(|child| late(child)) else { continue };
             if matches!(child.phase, Phase::Aborting { .. }) {
                 self.abort_expired(id, now);
                 continue;
@@ -143,6 +144,25 @@ impl Supervisor {
                 self.out.push(Action::CountKill(why));
                 self.log(Fact::Killed(id, why));
             }
+            self.write_off(id, now);
+        }
+    }
+
+    /// A child is being killed: what it was to do will not be done. Nobody waits for its end, which does not come while it
+    /// is in the middle of a system call that does not return.
+    fn write_off(&mut self, id: ChildId, now: Ns) {
+        self.token.take_if(|token| token.child == id);
+        if matches!(self.life, Life::Stopping(_) | Life::Over) {
+            return;
+        }
+        let Some(child) = self.children.get(&id).cloned() else { return };
+        match child.role {
+            Role::Check => self.check_gone(id, &child),
+            Role::Migrate => self.migrate_gone(id, false, now),
+            Role::Worker { slot, .. } if child.never_ready() => {
+                self.worker_gone(id, slot, &child, End::UNBORN, now);
+            }
+            Role::Worker { .. } | Role::Companion => {}
         }
     }
 

@@ -174,6 +174,26 @@ fn a_worker_that_is_not_ready_in_time_ends_the_roll() {
 }
 
 #[test]
+fn a_check_or_a_canary_that_is_killed_and_does_not_go_holds_no_reload_up() {
+    let mut world = serving(2);
+    world.kills_hang = true;
+    world.event(Event::Order(Order::Reload));
+    world.advance(CHECK_TIMEOUT);
+    assert_eq!(ends(&world), [Reloaded::CheckLate]);
+    reload(&mut world, 2);
+    world.advance(BOOT);
+    assert_eq!(ends(&world), [Reloaded::CheckLate, Reloaded::WorkerLate(SlotId(0))]);
+    assert_eq!((spawns(&world), world.serving()), (1, 2), "no other slot was tried");
+    world.kills_hang = false;
+    settle(&mut world);
+    assert!(all_run(&world, 1));
+    reload(&mut world, 2);
+    settle(&mut world);
+    assert_eq!(ends(&world).last(), Some(&Reloaded::Done));
+    assert_eq!(world.breaches, []);
+}
+
+#[test]
 fn a_new_worker_that_dies_of_its_own_fault_before_all_have_moved_ends_the_roll() {
     let mut world = serving(2);
     reload(&mut world, 2);

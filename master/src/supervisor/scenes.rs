@@ -1,6 +1,6 @@
 //! Scenes: one rule each, step by step.
 
-use super::world::{GRACEFUL, World};
+use super::world::{BOOT, GRACEFUL, World};
 use super::{
     Action, ChildSignal, Event, Fact, Kill, MILLISECOND, Order, RecycleReason, Role, SECOND, SlotId,
 };
@@ -98,6 +98,26 @@ fn a_recycling_overlaps_and_the_next_waits_for_the_interval_and_the_drainers() {
     assert_eq!(spawns(&world), 1, "one of two drains");
     world.drained_leave();
     assert_eq!(spawns(&world), 2);
+}
+
+#[test]
+fn a_killed_process_that_does_not_go_holds_no_replacement_up() {
+    let mut world = serving(2);
+    world.kills_hang = true;
+    world.event(Event::WantRecycle(worker(&world, 0), RecycleReason::Operator));
+    world.boot_all();
+    world.advance(GRACEFUL);
+    assert!(happened(&world, &Action::CountKill(Kill::Drain)));
+    world.event(Event::WantRecycle(worker(&world, 1), RecycleReason::Operator));
+    assert_eq!(spawns(&world), 2, "although one that drained is still there");
+    world.advance(BOOT);
+    assert!(happened(&world, &Action::CountKill(Kill::Boot)));
+    world.event(Event::WantRecycle(worker(&world, 0), RecycleReason::Operator));
+    assert_eq!(spawns(&world), 3, "although the replacement of the other slot is still there");
+    world.boot_all();
+    world.advance(SECOND);
+    assert_eq!((world.processes.len(), world.serving()), (5, 2));
+    assert_eq!(world.breaches, []);
 }
 
 /// Who was told whose connections it takes, in order.

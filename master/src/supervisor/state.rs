@@ -147,12 +147,13 @@ impl Child {
 
     /// It was told to leave and takes its time.
     pub fn drains(&self) -> bool {
-        matches!(self.phase, Phase::Draining { .. } | Phase::Killing(Kill::Drain))
+        matches!(self.phase, Phase::Draining { .. })
     }
 
     /// It accepts no more, or is not meant to.
     pub fn leaves(&self) -> bool {
-        let is_killed = matches!(self.phase, Phase::Aborting { .. } | Phase::Killing(Kill::Watchdog(_)));
+        let is_killed =
+            matches!(self.phase, Phase::Aborting { .. } | Phase::Killing(Kill::Watchdog(_) | Kill::Drain));
         self.drains() || is_killed || self.phase == Phase::Aside
     }
 

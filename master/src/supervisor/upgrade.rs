@@ -124,6 +124,7 @@ impl Supervisor {
                 Some(Busy::Booting(slot))
             }
             (Role::Worker { slot, .. }, _) if child.is_reported() => Some(Busy::Reporting(slot)),
+            (Role::Check, Phase::Killing(_)) => None,
             // It has given its verdict and leaves.
             (Role::Check, _) => Some(Busy::Reloading),
             _ => None,
@@ -242,7 +243,7 @@ impl Supervisor {
                 self.upgrade = Upgrade::Returning { before };
             }
             // The slots stay as they are and are tried again; nobody should wait for that.
-            Upgrade::Reverting => self.end_upgrade(UpgradeEnd::Reverted),
+            Upgrade::Reverting if binary == self.binary => self.end_upgrade(UpgradeEnd::Reverted),
             _ => {}
         }
     }

@@ -103,6 +103,8 @@ pub struct World {
     /// What the world outside says to it.
     pub confirmation: Confirmation,
     pub reports_hang: bool,
+    /// Who is killed stays, in a system call that does not return.
+    pub kills_hang: bool,
     /// Whoever starts fails at once.
     pub boots_fail: bool,
     pub degraded: bool,
@@ -154,6 +156,7 @@ impl World {
             claims: BTreeMap::new(),
             confirmation: Confirmation::Yes,
             reports_hang: false,
+            kills_hang: false,
             boots_fail: false,
             degraded: false,
             probes: BTreeSet::new(),
@@ -206,7 +209,7 @@ impl World {
             self.ready_before = self.serving();
             self.quorum_before = self.supervisor.quorum() as usize;
             if let Event::Ready(child) = event
-                && let Some(process) = self.processes.get_mut(&child)
+                && let Some(process) = self.processes.get_mut(&child).filter(|process| !process.killed)
             {
                 process.ready = true;
                 process.ready_at = self.now;
@@ -482,6 +485,9 @@ impl World {
         };
         let twice = process.killed;
         process.killed |= signal == ChildSignal::Kill;
+        if process.killed {
+            self.standbys.remove(&child);
+        }
         self.breach(early, "I6", || format!("{signal:?} for {child:?} too early"));
         self.breach(twice, "I6", || format!("{signal:?} for {child:?} after its kill"));
     }
@@ -604,7 +610,9 @@ impl World {
 
     /// The check child that has not given its verdict.
     pub fn settings_check(&self) -> Option<ChildId> {
-        let checks = |process: &Process| process.role == Role::Check && !process.ready && !process.told();
+        let checks = |process: &Process| {
+            process.role == Role::Check && !process.ready && !process.told() && !process.killed
+        };
         self.processes.iter().find(|(_, process)| checks(process)).map(|(id, _)| *id)
     }
 
@@ -688,8 +696,8 @@ impl World {
     pub fn advance(&mut self, span: Ns) {
         let until = self.now + span;
         loop {
-            let hang = self.reports_hang;
-            let dies = |p: &Process| p.killed || p.aborted.is_some() && !hang;
+            let (hang, stay) = (self.reports_hang, self.kills_hang);
+            let dies = |p: &Process| p.killed && !stay || p.aborted.is_some() && !hang;
             while let Some(child) = self.processes.iter().find(|(_, p)| dies(p)).map(|(id, _)| *id) {
                 self.exit(child, false);
             }

@@ -12,7 +12,7 @@ use super::facts;
 use super::master::{Master, name};
 use super::poller::Source;
 use super::versions::CatalogError;
-use crate::supervisor::{Action, ChildId, ChildSignal, Event, Role, SlotId};
+use crate::supervisor::{Action, ChildId, ChildSignal, Event, Fact, Kill, Role, SlotId};
 
 impl Master {
     pub(super) fn carry_out(&mut self, action: Action) {
@@ -95,6 +95,12 @@ impl Master {
                 self.disappoint_operators();
             }
             Action::Log(fact) => {
+                if let Fact::Killed(id, Kill::Boot) = fact
+                    && let Some(child) = self.children.get(&id)
+                {
+                    let name = name(child.role);
+                    self.last_failure = Some(format!("{name}: not ready within GATEWAY_BOOT_TIMEOUT"));
+                }
                 let pid = |id| self.children.get(&id).map_or(0, |child| child.pid);
                 facts::log(&fact, pid, self.last_failure.as_deref().unwrap_or("no worker has failed"));
                 self.tell_of_reload(&fact);

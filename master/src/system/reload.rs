@@ -154,10 +154,11 @@ impl Master {
         }
     }
 
-    /// A check child says what it found. Its first word counts; the supervisor knows whether anybody still waits for it.
+    /// A check child says what it found. Its first word counts, unless it was killed before; the supervisor knows whether
+    /// anybody still waits for it.
     pub(super) fn hear_verdict(&mut self, id: ChildId, memfd: Option<OwnedFd>) {
         let Some(child) = self.children.get_mut(&id) else { return };
-        if child.role != Role::Check || std::mem::replace(&mut child.ready, true) {
+        if child.role != Role::Check || child.killed || std::mem::replace(&mut child.ready, true) {
             return;
         }
         let verdict =
