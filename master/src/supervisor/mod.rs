@@ -115,6 +115,9 @@ pub struct Supervisor {
     binary: u64,
     #[serde(default)]
     newest_binary: u64,
+    /// The program is one whose workers do not start, and there is no way back: workers of the one before stay.
+    #[serde(default)]
+    stranded: bool,
     dice: Dice,
     /// Empty between two steps.
     #[serde(skip)]
@@ -168,6 +171,7 @@ impl Supervisor {
             upgrade: Upgrade::Idle,
             binary: 0,
             newest_binary: 0,
+            stranded: false,
             dice: Dice::new(config.seed),
             out: Vec::new(),
             plan: config.plan,

@@ -171,8 +171,11 @@ impl Supervisor {
     pub(super) fn execution_failed(&mut self) {
         match self.upgrade {
             Upgrade::Executing => self.end_upgrade(UpgradeEnd::Refused),
-            // There is no way back: this program goes on, and its workers are tried again, each after its back-off.
-            Upgrade::Returning { .. } => self.end_upgrade(UpgradeEnd::NoWayBack),
+            // There is no way back: this program goes on, with the workers that there are. Only who dies is started anew.
+            Upgrade::Returning { .. } => {
+                self.stranded = true;
+                self.end_upgrade(UpgradeEnd::NoWayBack);
+            }
             _ => {}
         }
     }
@@ -186,6 +189,7 @@ impl Supervisor {
         let before = self.binary;
         self.newest_binary += 1;
         self.binary = self.newest_binary;
+        self.stranded = false;
         self.take_all_back(now);
         self.out.push(Action::CountUpgrade);
         let child = self.spawn(Role::Migrate, self.version, MIGRATE_TIMEOUT, now);
@@ -277,7 +281,7 @@ impl Supervisor {
         if self.outdated(child) {
             return Some(RecycleReason::Reload);
         }
-        self.runs_another_binary(child).then_some(RecycleReason::Upgrade)
+        (!self.stranded && self.runs_another_binary(child)).then_some(RecycleReason::Upgrade)
     }
 
     /// When time alone moves an upgrade on.

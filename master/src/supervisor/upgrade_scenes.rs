@@ -174,18 +174,25 @@ fn a_database_that_the_other_program_cannot_use_brings_the_one_before_back() {
 }
 
 #[test]
-fn without_a_way_back_the_other_program_goes_on_trying() {
-    let mut world = serving(1);
+fn without_a_way_back_the_workers_of_the_program_before_stay_until_the_next_upgrade() {
+    let mut world = serving(2);
     world.event(Event::Order(AT_ONCE));
     world.checked(true);
     migrate(&mut world);
     world.next_execution_fails = true;
     let booting = world.processes.iter().find(|(_, process)| !process.ready).expect("the standby");
     world.exit(*booting.0, false);
-    assert_eq!((ends(&world), world.program, world.serving()), (vec![UpgradeEnd::NoWayBack], 1, 1));
-    world.advance(SECOND);
+    assert_eq!((ends(&world), world.program, world.serving()), (vec![UpgradeEnd::NoWayBack], 1, 2));
     roll(&mut world);
-    assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [1]);
+    assert_eq!(spawns(&world), 1, "none of them moves to a program whose workers do not start");
+    assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [0]);
+    world.event(Event::Order(AT_ONCE));
+    world.checked(true);
+    migrate(&mut world);
+    roll(&mut world);
+    assert_eq!(ends(&world).last(), Some(&UpgradeEnd::Done));
+    assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [2]);
+    assert_eq!(world.breaches, []);
 }
 
 #[test]
