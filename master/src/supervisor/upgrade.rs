@@ -199,8 +199,11 @@ impl Supervisor {
     /// The first event in the program before, back again.
     pub(super) fn reverted(&mut self, now: Ns) {
         match self.upgrade {
-            // The other program could not even read the state.
-            Upgrade::Executing => self.end_upgrade(UpgradeEnd::Refused),
+            // The other program could not even read the state. The looks at suspects are gone all the same.
+            Upgrade::Executing => {
+                self.take_all_back(now);
+                self.end_upgrade(UpgradeEnd::Refused);
+            }
             Upgrade::Returning { before } => {
                 self.binary = before;
                 self.take_all_back(now);

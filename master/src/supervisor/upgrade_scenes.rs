@@ -3,7 +3,8 @@
 use super::scenes::{count, happened, serving, spawns, worker};
 use super::world::{World, plan};
 use super::{
-    Action, Busy, Event, Fact, MILLISECOND, Migration, Order, RecycleReason, Role, SECOND, SlotId, UpgradeEnd,
+    Action, Busy, Claim, Confirmation, Event, Fact, MILLISECOND, Migration, Order, RecycleReason, Role,
+    SECOND, SlotId, Stage, UpgradeEnd, Verdict,
 };
 
 const AT_ONCE: Order = Order::Upgrade { patience: 0 };
@@ -61,6 +62,22 @@ fn a_program_that_does_not_pass_the_check_or_cannot_be_executed_changes_nothing(
     assert_eq!(ends(&world), [UpgradeEnd::Refused; 2]);
     assert_eq!((world.program, spawns(&world), world.serving()), (0, 0, 2));
     assert_eq!(world.supervisor.summary().state, "serving");
+}
+
+#[test]
+fn a_program_that_cannot_read_the_state_after_all_leaves_no_suspicion_without_an_answer() {
+    let mut world = serving(2);
+    world.confirmation = Confirmation::Stopped;
+    let suspect = worker(&world, 0);
+    world.claim(suspect, Some(Claim { verdict: Verdict::ALL[0], stage: Stage::Fired }));
+    world.boot_all();
+    assert!(happened(&world, &Action::SendStepAside(suspect)));
+    world.next_sends_back = true;
+    world.event(Event::Order(AT_ONCE));
+    world.checked(true);
+    assert_eq!((ends(&world), world.program), (vec![UpgradeEnd::Refused], 0));
+    assert!(happened(&world, &Action::SendDrain(suspect)), "what it was asked about is not known any more");
+    assert_eq!(world.breaches, []);
 }
 
 #[test]

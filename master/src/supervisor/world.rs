@@ -96,6 +96,8 @@ pub struct World {
     programs: u64,
     before: Vec<u64>,
     pub next_execution_fails: bool,
+    /// The other program executes this one again at once.
+    pub next_sends_back: bool,
     /// A reload, a check: announced and not over.
     announced: [bool; 2],
     /// What workers say against themselves.
@@ -152,6 +154,7 @@ impl World {
             programs: 0,
             before: Vec::new(),
             next_execution_fails: false,
+            next_sends_back: false,
             announced: [false; 2],
             claims: BTreeMap::new(),
             confirmation: Confirmation::Yes,
@@ -246,6 +249,7 @@ impl World {
         }
         self.save_and_restore();
         match execution {
+            Execution::Next if std::mem::take(&mut self.next_sends_back) => Event::Reverted,
             Execution::Next => {
                 self.before.push(self.program);
                 self.programs += 1;
