@@ -114,6 +114,8 @@ pub enum UpgradeEnd {
     Done,
     /// Something else ran for too long. Nothing was changed.
     Busy(Busy),
+    /// Everything ended when the program had changed already, and not all workers ran it.
+    Stopped,
     /// The other program cannot take over; the shell knows why. Nothing was changed.
     Refused,
     /// The other program's workers do not start, or die: the program before runs again.

@@ -257,8 +257,17 @@ impl Supervisor {
 
     /// The end of everything ends an upgrade too.
     pub(super) fn stop_upgrade(&mut self) {
-        if self.upgrade != Upgrade::Idle {
-            self.end_upgrade(UpgradeEnd::Busy(Busy::Stopping));
+        match self.upgrade {
+            Upgrade::Idle => {}
+            Upgrade::Waiting { .. } | Upgrade::Checking { .. } | Upgrade::Executing => {
+                self.end_upgrade(UpgradeEnd::Busy(Busy::Stopping));
+            }
+            Upgrade::Migrating { .. }
+            | Upgrade::Rolling { .. }
+            | Upgrade::Returning { .. }
+            | Upgrade::Reverting => {
+                self.end_upgrade(UpgradeEnd::Stopped);
+            }
         }
     }
 

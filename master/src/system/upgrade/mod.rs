@@ -122,7 +122,7 @@ impl Master {
         self.upgrade.candidate = None;
         self.upgrade.previous = None;
         self.upgrade.wanted = None;
-        if !matches!(end, UpgradeEnd::Busy(_)) {
+        if !matches!(end, UpgradeEnd::Busy(_) | UpgradeEnd::Stopped) {
             self.notifier.ready();
         }
         let path = self.upgrade.path.display();
@@ -133,6 +133,10 @@ impl Master {
                 return;
             }
             UpgradeEnd::Busy(busy) => format!("{}; nothing was changed, try again", words(busy)),
+            UpgradeEnd::Stopped => format!(
+                "the gateway is stopping in the middle of it, when its program was {path} and not all workers ran that; what runs \
+                 next is the program that is started then"
+            ),
             UpgradeEnd::Refused => self.upgrade.why.take().unwrap_or_default(),
             UpgradeEnd::Reverted => {
                 let why = self.upgrade.why.take();
