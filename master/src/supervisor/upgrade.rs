@@ -82,6 +82,12 @@ impl Supervisor {
         self.upgrade != Upgrade::Idle
     }
 
+    /// This child shows whether the other program can be used: it runs it, and not all do yet.
+    pub fn tries_program(&self, child: ChildId) -> bool {
+        let runs_it = self.children.get(&child).is_some_and(|child| child.binary == self.binary);
+        runs_it && matches!(self.upgrade, Upgrade::Migrating { .. } | Upgrade::Rolling { .. })
+    }
+
     /// A reload that is asked for now comes after it.
     pub(super) fn holds_reloads(&self) -> bool {
         !matches!(self.upgrade, Upgrade::Idle | Upgrade::Waiting { .. })

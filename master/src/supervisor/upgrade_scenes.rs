@@ -129,6 +129,30 @@ fn a_worker_that_dies_during_the_check_is_waited_for() {
 }
 
 #[test]
+fn only_children_of_the_other_program_say_why_it_cannot_be_used() {
+    let mut world = serving(2);
+    let (old, dead) = (worker(&world, 0), worker(&world, 1));
+    world.event(Event::Order(PATIENT));
+    world.exit(dead, false);
+    world.advance(150 * MILLISECOND);
+    let tried = |world: &World| {
+        let tried = world.processes.keys().filter(|child| world.supervisor.tries_program(**child));
+        tried.copied().collect::<Vec<_>>()
+    };
+    assert_eq!(tried(&world), [], "one starts, with this program");
+    world.boot_all();
+    world.checked(true);
+    let newest = |world: &World| *world.processes.keys().last().expect("a process");
+    assert_eq!(tried(&world), [newest(&world)], "the other program's migration");
+    migrate(&mut world);
+    assert_eq!(tried(&world), [newest(&world)]);
+    world.exit(newest(&world), false);
+    roll(&mut world);
+    assert_eq!((ends(&world), tried(&world)), (vec![UpgradeEnd::Reverted], vec![]));
+    assert!(world.processes.contains_key(&old));
+}
+
+#[test]
 fn a_worker_that_does_not_start_with_the_other_program_brings_the_one_before_back() {
     let mut world = serving(3);
     world.event(Event::Order(AT_ONCE));

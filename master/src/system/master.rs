@@ -267,7 +267,7 @@ impl Master {
             FromChild::Checked => self.hear_verdict(id, fd),
             FromChild::BootFailed { message } => {
                 tracing::error!(pid = child.pid, "{}: {message}", name(child.role));
-                if self.supervisor.is_upgrading() {
+                if self.supervisor.tries_program(id) {
                     self.upgrade.why = Some(format!("{}: {message}", name(child.role)));
                 }
                 self.attempt.boot_failed(child.version, message.clone());
