@@ -12,7 +12,7 @@ use forkgate_shared::settings::cgroup::memory_groups;
 /// The counter's name in the files.
 const COUNTER: &str = "oom_kill ";
 
-/// The counts as they were last seen, by file.
+/// The kills that are put down to a death or happened before, by file.
 #[derive(Debug)]
 pub struct OomKills {
     root: PathBuf,
@@ -29,13 +29,21 @@ impl OomKills {
         OomKills { root: root.to_owned(), seen: counts(root) }
     }
 
-    /// The file in which the count has risen since the last look. A group that the process was moved to meanwhile is only
-    /// taken note of: what was counted there before is not known.
+    /// The file that counts a kill which no death was put down to yet; this one is now: of two that died at once each finds
+    /// its own. A group that the process was moved to meanwhile is only taken note of: what was counted there before is not
+    /// known.
     pub fn risen(&mut self) -> Option<PathBuf> {
-        let now = counts(&self.root);
-        let risen = now.iter().find(|(path, count)| self.seen.get(*path).is_some_and(|seen| *count > seen));
-        let risen = risen.map(|(path, _)| path.clone());
-        self.seen = now;
+        let mut risen = None;
+        let put_down = |(path, count): (PathBuf, u64)| {
+            let seen = self.seen.get(&path).copied().unwrap_or(count);
+            if count <= seen {
+                return (path, count);
+            }
+            risen.get_or_insert_with(|| path.clone());
+            (path, seen + 1)
+        };
+        let seen = counts(&self.root).into_iter().map(put_down).collect();
+        self.seen = seen;
         risen
     }
 }
@@ -91,6 +99,9 @@ mod tests {
             fs::write(&path, "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n").expect("file");
             assert_eq!(kills.risen(), Some(path.clone()));
             assert_eq!(kills.risen(), None);
+            fs::write(&path, "oom_kill 5\n").expect("file");
+            let two_at_once = [kills.risen(), kills.risen(), kills.risen()];
+            assert_eq!(two_at_once, [Some(path.clone()), Some(path.clone()), None]);
             fs::write(&path, "oom_kill 1\n").expect("file");
             assert_eq!(kills.risen(), None, "another group of that name");
         }
