@@ -322,13 +322,15 @@ impl Gateway {
         self.signal(Signal::SIGHUP);
     }
 
-    /// Rewrites the env file with these changes, and leaves it at that.
+    /// Rewrites the env file with these changes, and leaves it at that. In one step: a reload that an earlier HUP asked for
+    /// may read it at any moment.
     pub fn rewrite(&mut self, changes: &[(&str, &str)]) {
         for (name, value) in changes {
             self.setup = self.setup.clone().set(name, *value);
         }
-        std::fs::write(self.setup.env_file(), self.setup.env_text())
-            .expect("the test's directory is writable");
+        let (file, draft) = (self.setup.env_file(), self.setup.env_file().with_extension("draft"));
+        std::fs::write(&draft, self.setup.env_text()).expect("the test's directory is writable");
+        std::fs::rename(draft, file).expect("the same directory");
     }
 
     /// Sends HUP and waits until only workers of the new settings are left.
