@@ -75,6 +75,8 @@ pub fn main(tests: &[Test], waiting: &[&str]) -> ExitCode {
 
 /// In the test's own process.
 fn run_one(test: &Test) -> ExitCode {
+    // Pids come again, also those of test processes that left their directories behind.
+    paths::remove_short(std::process::id());
     match catch_unwind(AssertUnwindSafe(test.run)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(reason)) => {
