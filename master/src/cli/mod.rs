@@ -261,11 +261,8 @@ enum CtlCommand {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The master's control socket, when it is not where the settings say
-        #[arg(long, value_name = "PATH")]
-        socket: Option<std::path::PathBuf>,
         #[command(flatten)]
-        sources: SourceArgs,
+        master: MasterArgs,
     },
     /// Put the settings into force as they are in the files now, and say how that went
     #[command(after_help = RELOAD_EXAMPLES)]
@@ -276,11 +273,8 @@ enum CtlCommand {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The master's control socket, when it is not where the settings say
-        #[arg(long, value_name = "PATH")]
-        socket: Option<std::path::PathBuf>,
         #[command(flatten)]
-        sources: SourceArgs,
+        master: MasterArgs,
     },
     /// Put another binary in the place of the running one: same pid, same sockets; and say how that went
     #[command(after_help = UPGRADE_EXAMPLES)]
@@ -291,11 +285,8 @@ enum CtlCommand {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The master's control socket, when it is not where the settings say
-        #[arg(long, value_name = "PATH")]
-        socket: Option<std::path::PathBuf>,
         #[command(flatten)]
-        sources: SourceArgs,
+        master: MasterArgs,
     },
     /// Tell why the last worker of a slot was killed or died
     #[command(after_help = WHY_EXAMPLES)]
@@ -305,11 +296,8 @@ enum CtlCommand {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The master's control socket, when it is not where the settings say
-        #[arg(long, value_name = "PATH")]
-        socket: Option<std::path::PathBuf>,
         #[command(flatten)]
-        sources: SourceArgs,
+        master: MasterArgs,
     },
     /// Send a slot no new clients; its worker goes on with those it has
     #[command(after_help = PAUSE_EXAMPLES)]
@@ -318,15 +306,22 @@ enum CtlCommand {
     Resume(SlotArgs),
 }
 
+/// Which master is meant.
 #[derive(Args)]
-struct SlotArgs {
-    /// Which slot, see `ctl status`
-    slot: u32,
+struct MasterArgs {
     /// The master's control socket, when it is not where the settings say
     #[arg(long, value_name = "PATH")]
     socket: Option<std::path::PathBuf>,
     #[command(flatten)]
     sources: SourceArgs,
+}
+
+#[derive(Args)]
+struct SlotArgs {
+    /// Which slot, see `ctl status`
+    slot: u32,
+    #[command(flatten)]
+    master: MasterArgs,
 }
 
 #[derive(Subcommand)]
@@ -355,21 +350,19 @@ pub fn run() -> ExitCode {
         Command::Token(TokenCommand::Create { sub, admin, ttl, settings }) => {
             token::create(settings.into_sources(), &sub, admin, ttl)
         }
-        Command::Ctl(CtlCommand::Status { json, socket, sources }) => {
-            with_state_dir(sources, |directory| ctl::status(json, &ctl::sockets(socket, directory)))
+        Command::Ctl(CtlCommand::Status { json, master }) => {
+            with_master(master, |sockets| ctl::status(json, sockets))
         }
-        Command::Ctl(CtlCommand::Reload { check_only, json, socket, sources }) => {
-            with_state_dir(sources, |directory| {
-                ctl::reload(check_only, json, &ctl::sockets(socket, directory))
-            })
+        Command::Ctl(CtlCommand::Reload { check_only, json, master }) => {
+            with_master(master, |sockets| ctl::reload(check_only, json, sockets))
         }
-        Command::Ctl(CtlCommand::Upgrade { binary, json, socket, sources }) => {
+        Command::Ctl(CtlCommand::Upgrade { binary, json, master }) => {
             // The master has another working directory.
             let binary = binary.map(|path| std::path::absolute(&path).unwrap_or(path));
-            with_state_dir(sources, |directory| ctl::upgrade(binary, json, &ctl::sockets(socket, directory)))
+            with_master(master, |sockets| ctl::upgrade(binary, json, sockets))
         }
-        Command::Ctl(CtlCommand::Why { slot, json, socket, sources }) => {
-            with_state_dir(sources, |directory| ctl::why(slot, json, &ctl::sockets(socket, directory)))
+        Command::Ctl(CtlCommand::Why { slot, json, master }) => {
+            with_master(master, |sockets| ctl::why(slot, json, sockets))
         }
         Command::Ctl(CtlCommand::Pause(args)) => pause(args, true),
         Command::Ctl(CtlCommand::Resume(args)) => pause(args, false),
@@ -389,8 +382,16 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn pause(SlotArgs { slot, socket, sources }: SlotArgs, paused: bool) -> ExitCode {
-    with_state_dir(sources, |directory| ctl::pause(slot, paused, &ctl::sockets(socket, directory)))
+fn pause(SlotArgs { slot, master }: SlotArgs, paused: bool) -> ExitCode {
+    with_master(master, |sockets| ctl::pause(slot, paused, sockets))
+}
+
+/// Runs with where the master's control socket may be.
+fn with_master(
+    MasterArgs { socket, sources }: MasterArgs,
+    run: impl FnOnce(&[std::path::PathBuf]) -> ExitCode,
+) -> ExitCode {
+    with_state_dir(sources, |directory| run(&ctl::sockets(socket, directory)))
 }
 
 /// Does something with the state directory that the settings name.
