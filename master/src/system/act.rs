@@ -157,8 +157,7 @@ impl Master {
             None => Ok(()),
         });
         if let Err(error) = watched {
-            let _ = child.pidfd.signal(libc::SIGKILL);
-            let _ = child.pidfd.reap_now();
+            self.kill_and_bury(child.pid, child.pidfd);
             return Err(error);
         }
         self.children.insert(id, child);

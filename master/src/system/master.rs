@@ -17,7 +17,7 @@ use super::listeners::Listeners;
 use super::notify::Notifier;
 use super::oom::OomKills;
 use super::outside::Looks;
-use super::pidfd::{Ending, peek_any, reap_unknown};
+use super::pidfd::{Ending, PidFd, peek_any, reap_unknown};
 use super::poller::{Poller, Source};
 use super::reload::Attempt;
 use super::reopen::Reopening;
@@ -318,6 +318,14 @@ impl Master {
         }
         self.events.push_back(Event::Exited { child: id, end });
         self.reap_strangers();
+    }
+
+    /// Ends a child that the supervisor knows nothing of, if it has not ended; it is reaped later.
+    pub(super) fn kill_and_bury(&mut self, pid: i32, pidfd: PidFd) {
+        // Fails for one that is not waited on.
+        self.poller.remove(&pidfd);
+        let _ = pidfd.signal(libc::SIGKILL);
+        self.zombies.keep(pid, pidfd, monotonic_ns());
     }
 
     fn is_ours(&self, pid: i32) -> bool {

@@ -49,12 +49,6 @@ impl PidFd {
         Ok(())
     }
 
-    /// Waits for a child that was killed.
-    pub fn reap_now(&self) -> io::Result<()> {
-        let fd = self.0.as_raw_fd() as libc::id_t;
-        wait(libc::P_PIDFD, fd, libc::WEXITED).map(|_| ())
-    }
-
     /// How the child ended, if it has; leaves it to be reaped.
     pub fn ending(&self) -> io::Result<Option<Ending>> {
         let fd = self.0.as_raw_fd() as libc::id_t;

@@ -45,7 +45,8 @@ impl Zombies {
         Ok(Zombies(saved.0.into_iter().map(zombie).collect::<io::Result<_>>()?))
     }
 
-    /// Keeps a child that has ended until it may be reaped.
+    /// Keeps a child that has ended, or was killed, until it may be reaped. One that takes longer to die is reaped as a
+    /// stranger is.
     pub fn keep(&mut self, pid: i32, pidfd: PidFd, now: Ns) {
         self.0.push_back(Zombie { pid, pidfd, due: now + REST });
     }

@@ -46,30 +46,15 @@ enum Answer {
 #[derive(Debug)]
 pub struct Check {
     candidate: Candidate,
-    process: Process,
+    pid: i32,
+    pidfd: PidFd,
     output: io::PipeReader,
     deadline: Ns,
 }
 
-/// Its process; not left behind by one that is not waited for.
-#[derive(Debug)]
-struct Process {
-    pid: i32,
-    pidfd: PidFd,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Fails when it is reaped.
-        if self.pidfd.signal(libc::SIGKILL).is_ok() {
-            let _ = self.pidfd.reap_now();
-        }
-    }
-}
-
 impl Check {
     pub(super) fn pid(&self) -> i32 {
-        self.process.pid
+        self.pid
     }
 
     pub(super) fn deadline(&self) -> Ns {
@@ -82,7 +67,7 @@ impl Check {
         let (args, death_signal) = (vec![COMMAND.into()], libc::SIGKILL);
         let request = Request { args, descriptors, death_signal, output: Some(write.as_fd()) };
         let (pid, pidfd) = candidate.executable.spawn(&request)?;
-        Ok(Check { candidate, process: Process { pid, pidfd }, output, deadline: monotonic_ns() + LIMIT })
+        Ok(Check { candidate, pid, pidfd, output, deadline: monotonic_ns() + LIMIT })
     }
 }
 
@@ -95,24 +80,33 @@ impl Master {
         let settings = self.versions.current().memfd.as_fd();
         let candidate = Candidate { path: path.to_owned(), executable };
         let check = Check::start(candidate, state.as_fd(), settings).map_err(|error| cannot(&error))?;
-        let unwatched = |error| format!("its check cannot be waited for: {error}");
-        self.poller.add(&check.process.pidfd, Source::UpgradeCheck).map_err(unwatched)?;
+        let watched = self.poller.add(&check.pidfd, Source::UpgradeCheck);
         let (program, pid) = (path.display(), check.pid());
         tracing::info!(%program, pid, "upgrade: the program is asked whether it can take over");
         self.upgrade.check = Some(check);
-        Ok(())
+        watched.map_err(|error| {
+            self.give_up_check();
+            format!("its check cannot be waited for: {error}")
+        })
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn give_up_check(&mut self) {
+        if let Some(Check { pid, pidfd, .. }) = self.upgrade.check.take() {
+            self.kill_and_bury(pid, pidfd);
+        }
     }
 
     /// The check has ended, or its time has.
     pub(in super::super) fn continue_check(&mut self, now: Ns) {
         let Some(check) = &self.upgrade.check else { return };
-        let ending = match check.process.pidfd.reap() {
+        let ending = match check.pidfd.ending() {
             Ok(None) if now < check.deadline => return,
             Ok(ending) => ending,
             Err(_) => Some(Ending::Code(-1)),
         };
-        let Some(Check { candidate, process, mut output, .. }) = self.upgrade.check.take() else { return };
-        self.poller.remove(&process.pidfd);
+        let Some(Check { candidate, pid, pidfd, mut output, .. }) = self.upgrade.check.take() else { return };
+        self.kill_and_bury(pid, pidfd);
         let said = ending.map_or_else(Vec::new, |_| said(&mut output));
         let answer = judge(ending, &said);
         self.events.push_back(Event::UpgradeChecked(answer.is_ok()));

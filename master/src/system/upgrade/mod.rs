@@ -118,7 +118,7 @@ impl Master {
     }
 
     fn note_end(&mut self, end: UpgradeEnd) {
-        self.upgrade.check = None;
+        self.give_up_check();
         self.upgrade.candidate = None;
         self.upgrade.previous = None;
         self.upgrade.wanted = None;
