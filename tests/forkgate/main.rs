@@ -11,11 +11,13 @@ mod crash_loops;
 mod demo;
 mod drains;
 mod eras;
+mod from_gunicorn;
 mod groups;
 mod handover;
 mod handover_clients;
 mod harness;
 mod held_calls;
+mod hooks;
 mod lossless;
 mod memory;
 mod metrics;
@@ -75,6 +77,9 @@ const WAITING: &[&str] = &[
     "process_1_reaps_what_others_leave",
     "term_to_the_group_answers_what_is_held",
     "int_to_the_group_ends_all_at_once",
+    "hooks_are_told_what_happened",
+    "hooks_that_hang_fail_or_shout_hold_up_nobody",
+    "hooks_run_four_at_a_time_and_wait_in_order",
 ];
 
 fn main() -> ExitCode {
@@ -113,6 +118,8 @@ fn main() -> ExitCode {
         held_calls::TESTS,
         groups::TESTS,
         strays::TESTS,
+        hooks::TESTS,
+        from_gunicorn::TESTS,
         second::TESTS,
         storm::TESTS,
         stalled_slot::TESTS,

@@ -32,7 +32,7 @@ pub fn fastup() -> PathBuf {
     std::env::var_os("FASTUP_BIN").map_or_else(|| target().join("release/fastup"), PathBuf::from)
 }
 
-/// A virtual environment that `tests/run` made: `py1` or `py2`.
+/// A virtual environment that `tests/run` made: `py1`, `py2` or `gunicorn26`.
 pub fn python(venv: &str) -> PathBuf {
     tests().join(".cache").join(venv).join("bin/python")
 }

@@ -22,13 +22,13 @@ fn skip<T>(reason: impl Into<String>) -> Result<T, Skip> {
     Err(Skip(reason.into()))
 }
 
-/// The interpreter of a virtual environment, `py1` or `py2`.
+/// The interpreter of a virtual environment: `py1`, `py2` or `gunicorn26`.
 pub fn python(venv: &str) -> Result<PathBuf, Skip> {
     let python = paths::python(venv);
     if python.exists() {
         Ok(python)
     } else {
-        skip(format!("no PyPI `mcp` in tests/.cache/{venv} (tests/run makes it)"))
+        skip(format!("no package of PyPI in tests/.cache/{venv} (tests/run makes it)"))
     }
 }
 

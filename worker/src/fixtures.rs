@@ -68,6 +68,7 @@ pub(crate) fn settings() -> Settings {
         max_answer: 16 * 1024 * 1024,
         sse_keepalive_interval: Duration::from_secs(30),
         sse_send_timeout: Some(Duration::from_secs(30)),
+        hooks: forkgate_shared::settings::Hooks::default(),
     }
 }
 

@@ -11,6 +11,7 @@
 mod check;
 mod ctl;
 mod demo;
+mod hook;
 mod output;
 mod report;
 mod serve;
@@ -122,6 +123,11 @@ enum Command {
         listeners: usize,
         #[arg(long)]
         admin_listeners: usize,
+    },
+    #[command(hide = true)]
+    Hook {
+        #[arg(last = true, required = true)]
+        words: Vec<std::ffi::OsString>,
     },
     #[command(hide = true)]
     Migrate,
@@ -374,6 +380,7 @@ pub fn run() -> ExitCode {
             let who = forkgate_worker::Identity { slot, row, generation };
             forkgate_worker::run_worker(who, listeners, admin_listeners)
         }
+        Command::Hook { words } => hook::run(&words),
         Command::Migrate => forkgate_worker::run_migrate(),
         Command::UpgradeCheck => upgrade::check(),
         Command::ReloadCheck => forkgate_worker::run_check(),

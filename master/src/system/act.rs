@@ -81,7 +81,10 @@ impl Master {
             Action::CountSpared(verdict) => drop(base.spared[verdict.index()].fetch_add(1, Relaxed)),
             Action::CountReady(took) => base.time_to_ready.observe(took),
             Action::CountDrained(took) => base.drain_time.observe(took),
-            Action::AnnounceReady => self.notifier.ready(),
+            Action::AnnounceReady => {
+                self.notifier.ready();
+                self.hook_on_ready();
+            }
             Action::AnnounceReloading => self.reload_begins(),
             Action::AnnounceReloaded(how) => self.reload_ends(how),
             Action::AnnounceChecking => self.check_begins(),
@@ -103,6 +106,7 @@ impl Master {
                 }
                 let pid = |id| self.children.get(&id).map_or(0, |child| child.pid);
                 facts::log(&fact, pid, self.last_failure.as_deref().unwrap_or("no worker has failed"));
+                self.hook_on_fact(&fact);
                 self.tell_of_reload(&fact);
                 self.tell_of_upgrade(&fact);
             }

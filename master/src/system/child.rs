@@ -204,7 +204,8 @@ pub fn start(
         }
     };
     let args = args.into_iter().map(OsString::from).collect();
-    let (pid, pidfd) = common.executable.spawn(&Request { args, descriptors, death_signal, output: None })?;
+    let (pid, pidfd) =
+        common.executable.spawn(&Request { args, descriptors, death_signal, ..Request::default() })?;
     Ok(Child {
         pid,
         pidfd,

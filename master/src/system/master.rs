@@ -13,6 +13,7 @@ use super::child::Child;
 use super::crash_dir::CrashDir;
 use super::ctl::Ctl;
 use super::failure::{Failure, end_of};
+use super::hooks::Hooks;
 use super::listeners::Listeners;
 use super::notify::Notifier;
 use super::oom::OomKills;
@@ -76,6 +77,7 @@ pub struct Master {
     /// How the last worker failed, in words: `worker 0: exit code 3: …`.
     pub(super) last_failure: Option<String>,
     pub(super) oom_kills: OomKills,
+    pub(super) hooks: Hooks,
     pub(super) upgrade: Upgrade,
     pub(super) reopening: Reopening,
     /// What became of the last reload, when that was not done.
@@ -89,6 +91,9 @@ pub struct Master {
 
 /// How a child ended.
 pub(super) struct Death {
+    pub(super) ending: Ending,
+    /// The kernel did it, for want of memory.
+    pub(super) by_kernel_for_memory: bool,
     pub(super) failure: Failure,
     /// What it was for.
     role: Role,
@@ -108,7 +113,9 @@ impl Master {
         let mut turn = monotonic_ns();
         loop {
             self.decide();
-            if let Some(code) = self.exit {
+            if let Some(code) = self.exit
+                && self.hooks_are_over(monotonic_ns())
+            {
                 return Ok(code);
             }
             if self.supervisor.execution().is_some() {
@@ -122,6 +129,7 @@ impl Master {
                 self.zombies.next_deadline(),
                 self.next_look(),
                 self.upgrade.next_deadline(),
+                self.hooks.next_deadline(),
             ];
             let patience = deadlines.into_iter().flatten().min().map(|at| at.saturating_sub(now));
             let sources = self.poller.wait(patience)?;
@@ -143,6 +151,7 @@ impl Master {
             }
             self.look(now);
             self.continue_check(now);
+            self.tend_hooks(now);
             self.events.push_back(Event::Tick);
         }
     }
@@ -164,6 +173,9 @@ impl Master {
                 self.poller.want_write(control, Source::Control(*id), child.is_owed())?;
             }
         }
+        for (fd, source) in self.hooks.descriptors() {
+            self.poller.add(fd, source)?;
+        }
         Ok(())
     }
 
@@ -174,7 +186,11 @@ impl Master {
             if let Some(death) = gone.and_then(|gone| self.deaths.get(&gone)) {
                 self.last_failure = Some(format!("{}: {}", name(death.role), death.failure.text()));
             }
-            for action in self.supervisor.step(event, monotonic_ns()) {
+            let actions = self.supervisor.step(event, monotonic_ns());
+            if let Some(gone) = gone {
+                self.hook_on_exit(gone, &actions);
+            }
+            for action in actions {
                 self.carry_out(action);
             }
             if let Some(gone) = gone {
@@ -206,6 +222,8 @@ impl Master {
             }
             Source::Ended(id) => self.ended(id),
             Source::UpgradeCheck => self.continue_check(monotonic_ns()),
+            Source::HookEnded(id) => self.hook_ended(id),
+            Source::HookOutput(id) => self.hook_said(id),
         }
     }
 
@@ -312,7 +330,8 @@ impl Master {
         };
         let reported = self.watch_no_more(id);
         self.reopens_no_more(id);
-        self.deaths.insert(id, Death { failure, role, subject, reported });
+        let by_kernel_for_memory = oom_counter.is_some();
+        self.deaths.insert(id, Death { ending, by_kernel_for_memory, failure, role, subject, reported });
         if let Some(child) = self.children.remove(&id) {
             self.zombies.keep(child.pid, child.pidfd, monotonic_ns());
         }
@@ -330,6 +349,7 @@ impl Master {
 
     fn is_ours(&self, pid: i32) -> bool {
         let is_child = self.children.values().any(|child| child.pid == pid);
+        let is_child = is_child || self.hooks.has(pid);
         is_child || self.zombies.has(pid) || self.upgrade.check_pid() == Some(pid)
     }
 

@@ -11,6 +11,7 @@ pub mod ctl;
 mod dump;
 mod facts;
 mod failure;
+mod hooks;
 mod listeners;
 mod master;
 mod notify;
@@ -48,6 +49,7 @@ use crate::supervisor::{Config, Event, Ns, Plan, Supervisor};
 use crash_dir::CrashDir;
 #[cfg(test)]
 pub use crash_dir::slot_of as slot_of_report;
+use hooks::Hooks;
 use listeners::{ListenError, Listeners, Wanted};
 use master::Master;
 use oom::OomKills;
@@ -186,6 +188,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         last_failure: None,
         reopening: Reopening::default(),
         oom_kills: OomKills::from_now_on(),
+        hooks: Hooks::default(),
         upgrade: Upgrade::new(options.catalog_layout),
         reload_failure: None,
         events: VecDeque::new(),

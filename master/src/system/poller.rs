@@ -28,6 +28,10 @@ pub enum Source {
     Control(ChildId),
     /// The program that is asked whether it can take over has ended.
     UpgradeCheck,
+    /// A hook ended.
+    HookEnded(u64),
+    /// A hook printed something.
+    HookOutput(u64),
 }
 
 impl Source {
@@ -39,6 +43,8 @@ impl Source {
             Source::Ended(ChildId(id)) => (3, id),
             Source::Control(ChildId(id)) => (4, id),
             Source::UpgradeCheck => (5, 0),
+            Source::HookEnded(id) => (6, id),
+            Source::HookOutput(id) => (7, id),
         };
         kind << KIND_SHIFT | id
     }
@@ -51,7 +57,9 @@ impl Source {
             2 => Source::CtlClient(id),
             3 => Source::Ended(ChildId(id)),
             4 => Source::Control(ChildId(id)),
-            _ => Source::UpgradeCheck,
+            5 => Source::UpgradeCheck,
+            6 => Source::HookEnded(id),
+            _ => Source::HookOutput(id),
         }
     }
 }
@@ -108,7 +116,8 @@ mod tests {
     fn a_descriptor_is_reported_as_what_it_means() {
         let poller = Poller::new().expect("epoll");
         let sources = [Source::Signal, Source::Ctl, Source::CtlClient(7), Source::Ended(ChildId(9))];
-        for source in sources.into_iter().chain([Source::Control(ChildId(1 << 40)), Source::UpgradeCheck]) {
+        let more = [Source::UpgradeCheck, Source::HookEnded(3), Source::HookOutput(3)];
+        for source in sources.into_iter().chain([Source::Control(ChildId(1 << 40))]).chain(more) {
             let (mut near, far) = UnixStream::pair().expect("pair");
             poller.add(&far, source).expect("add");
             assert_eq!(poller.wait(Some(0)).expect("wait"), []);

@@ -106,6 +106,7 @@ impl Master {
         // There is no word for a reload that failed: the status says it.
         self.notifier.ready();
         let outcome = self.outcome(how == Reloaded::Done);
+        self.hook_on_reload(&outcome);
         self.answer_operators(Operation::Reload, &outcome);
     }
 

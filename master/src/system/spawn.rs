@@ -35,7 +35,7 @@ pub struct Executable {
 }
 
 /// How a child is started.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Request<'a> {
     /// Arguments after the program's name.
     pub args: Vec<OsString>,
@@ -43,8 +43,14 @@ pub struct Request<'a> {
     pub descriptors: Vec<(BorrowedFd<'a>, RawFd)>,
     /// What it is sent when the master dies.
     pub death_signal: i32,
+    /// What it reads; nothing without.
+    pub input: Option<BorrowedFd<'a>>,
     /// Where it prints to; the master's own places without.
     pub output: Option<BorrowedFd<'a>>,
+    /// Its environment; the master's without.
+    pub environment: Option<Vec<(OsString, OsString)>>,
+    /// A program that it executes may be one that gives rights (set-user-ID, file capabilities).
+    pub may_gain_privileges: bool,
 }
 
 impl Executable {
@@ -80,6 +86,12 @@ impl Executable {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let mut command = Command::new(path);
         command.arg0("forkgate").args(&request.args).stdin(Stdio::null());
+        if let Some(input) = request.input {
+            command.stdin(input.try_clone_to_owned()?);
+        }
+        if let Some(environment) = &request.environment {
+            command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        }
         if let Some(output) = request.output {
             command.stdout(output.try_clone_to_owned()?).stderr(output.try_clone_to_owned()?);
         }
@@ -128,6 +140,7 @@ struct Placement {
     count: usize,
     master: i32,
     death_signal: i32,
+    may_gain_privileges: bool,
 }
 
 impl Placement {
@@ -150,6 +163,7 @@ impl Placement {
             count: request.descriptors.len(),
             master,
             death_signal: request.death_signal,
+            may_gain_privileges: request.may_gain_privileges,
         })
     }
 
@@ -165,6 +179,9 @@ impl Placement {
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut none);
             check(libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()))?;
+            if !self.may_gain_privileges {
+                check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as libc::c_ulong, 0, 0, 0))?;
+            }
             check(libc::prctl(libc::PR_SET_PDEATHSIG, self.death_signal as libc::c_ulong, 0, 0, 0))?;
             if libc::getppid() != self.master {
                 // The master died before the line above: no signal will come.
@@ -221,7 +238,7 @@ mod tests {
         let mut descriptors: Vec<(BorrowedFd<'_>, RawFd)> = descriptors;
         descriptors.push((write.as_fd(), CONTROL));
         let args = vec!["-c".into(), script.into()];
-        let request = Request { args, descriptors, death_signal: libc::SIGKILL, output: None };
+        let request = Request { args, descriptors, death_signal: libc::SIGKILL, ..Request::default() };
         let (_, pidfd) = shell.spawn(&request).expect("spawn");
         drop(request);
         drop(write);
@@ -281,15 +298,51 @@ mod tests {
         }
     }
 
+    /// Runs `script` with this request; gives what it prints.
+    fn printed(script: &str, request: Request<'_>) -> String {
+        let shell = Executable::open(Path::new("/bin/sh")).expect("sh");
+        let (mut read, write) = io::pipe().expect("pipe");
+        let args = vec!["-c".into(), script.into()];
+        let request = Request { args, death_signal: libc::SIGKILL, output: Some(write.as_fd()), ..request };
+        let (_, pidfd) = shell.spawn(&request).expect("spawn");
+        drop(request);
+        drop(write);
+        let mut text = String::new();
+        read.read_to_string(&mut text).expect("read");
+        assert_eq!(wait(&pidfd), Ending::Code(0), "{text}");
+        text
+    }
+
+    #[test]
+    fn a_child_reads_what_it_is_given_and_has_the_environment_that_it_is_given() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), "told\n").expect("write");
+        let input = File::open(file.path()).expect("open");
+        let environment = Some(vec![("ONE".into(), "1".into())]);
+        let request = Request { input: Some(input.as_fd()), environment, ..Request::default() };
+        assert_eq!(printed("read told; echo $told $ONE ${HOME-none}", request), "told 1 none\n");
+        assert_eq!(printed("read told || echo nothing", Request::default()), "nothing\n");
+    }
+
+    #[test]
+    fn no_child_gains_rights_unless_it_may() {
+        let script = "exec grep ^NoNewPrivs /proc/self/status";
+        assert_eq!(printed(script, Request::default()), "NoNewPrivs:\t1\n");
+        // Where the test itself may, that is.
+        let own = std::fs::read_to_string("/proc/self/status").expect("status");
+        let own = own.lines().find(|line| line.starts_with("NoNewPrivs")).expect("Linux 4.10");
+        let request = Request { may_gain_privileges: true, ..Request::default() };
+        assert_eq!(printed(script, request), format!("{own}\n"));
+    }
+
     #[test]
     fn what_cannot_be_executed_is_an_error_and_not_a_child() {
         let nothing = Executable::open(Path::new("/dev/null")).expect("open");
-        let request =
-            Request { args: Vec::new(), descriptors: Vec::new(), death_signal: libc::SIGKILL, output: None };
+        let request = Request { death_signal: libc::SIGKILL, ..Request::default() };
         assert_eq!(nothing.spawn(&request).expect_err("exec").raw_os_error(), Some(libc::EACCES));
         let file = memfd::immutable("x", b"x").expect("memfd");
         let descriptors = vec![(file.as_fd(), ROWS), (file.as_fd(), ROWS)];
-        let twice = Request { args: Vec::new(), descriptors, death_signal: libc::SIGKILL, output: None };
+        let twice = Request { descriptors, death_signal: libc::SIGKILL, ..Request::default() };
         assert_eq!(nothing.spawn(&twice).expect_err("plan").kind(), io::ErrorKind::InvalidInput);
     }
 }

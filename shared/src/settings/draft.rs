@@ -10,7 +10,7 @@ use super::parse::{show_duration, show_size};
 use super::problem::Problem;
 use super::sources::Sources;
 use super::table::{self, Default};
-use super::{LogFormat, MAX_WORKERS, Secret, Settings, Watchdog, hosts};
+use super::{Hooks, LogFormat, MAX_WORKERS, Secret, Settings, Watchdog, hosts};
 
 /// One part in this many of `GATEWAY_MAX_REQUESTS` is the jitter's default: 10 %.
 const JITTER_PARTS: u64 = 10;
@@ -246,5 +246,6 @@ fn blank() -> Settings {
         max_answer: 0,
         sse_keepalive_interval: Duration::ZERO,
         sse_send_timeout: None,
+        hooks: Hooks::default(),
     }
 }

@@ -12,6 +12,7 @@ pub mod docs;
 mod draft;
 mod env_file;
 mod foreign;
+mod hooks;
 mod hosts;
 mod kubernetes;
 mod load;
@@ -20,6 +21,7 @@ mod problem;
 mod readers;
 mod reload;
 mod rows;
+mod rows_hooks;
 pub(crate) mod secrets;
 mod sources;
 mod suggest;
@@ -38,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 pub use binds::{Bind, Binds, MAX_BINDS};
 pub use foreign::ForeignError;
+pub use hooks::{Hook, Hooks};
 pub use load::{Loaded, Provenance, load_for};
 pub use problem::{Problem, SettingsErrors};
 pub use reload::Change;
@@ -195,6 +198,8 @@ pub struct Settings {
     pub sse_keepalive_interval: Duration,
     /// `SSE_SEND_TIMEOUT`: how long a peer may take nothing of what is written; none = for ever.
     pub sse_send_timeout: Option<Duration>,
+    /// `GATEWAY_HOOK_*`: commands to run when something has happened.
+    pub hooks: Hooks,
 }
 
 impl Settings {

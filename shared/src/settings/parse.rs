@@ -43,6 +43,12 @@ pub enum Invalid {
     /// A path that cannot be a file's.
     #[error("this is no path of a file in a directory that exists")]
     NotAFile,
+    /// A command whose words cannot be told.
+    #[error("a quote is not closed, or nothing follows a backslash")]
+    Quotes,
+    /// A command that nobody could run.
+    #[error("it does not begin with the absolute path of a program that may be executed")]
+    NotAProgram,
     /// A text that holds a `${…}`; nothing expands it.
     #[error("variables are not expanded here, write the value itself")]
     Unexpanded,

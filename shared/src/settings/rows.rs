@@ -6,7 +6,7 @@ use super::parse::{MIB, show_duration, show_size};
 use super::table::Default::{Computed, Required, Text};
 use super::table::Kind::{Bool, Count, Duration as Span, OptionalDuration, Other, Size};
 use super::table::{Section, Setting, Shown};
-use super::{LogFormat, database_url, readers};
+use super::{LogFormat, database_url, readers, rows_hooks};
 
 /// More requests than a worker lives to see; a limit and its jitter can be added without overflow.
 const MOST_REQUESTS: u64 = 1_000_000_000_000;
@@ -27,6 +27,7 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "Calls to upstreams", settings: UPSTREAMS },
     Section { title: "Requests and streams", settings: REQUESTS },
     Section { title: "Logs", settings: LOGS },
+    Section { title: "Hooks", settings: rows_hooks::HOOKS },
 ];
 
 const PROCESSES: &[Setting] = &[

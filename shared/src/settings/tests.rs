@@ -209,6 +209,8 @@ fn every_bad_value_is_one_line_that_names_it_and_says_what_is_allowed() {
         ("GATEWAY_MAX_ANSWER", "1e9"),
         ("SSE_KEEPALIVE_INTERVAL", "0"),
         ("SSE_SEND_TIMEOUT", "1x"),
+        ("GATEWAY_HOOK_ON_READY", "/bin/sh 'open"),
+        ("GATEWAY_HOOK_WORKER_EXIT", "true"),
     ];
     for (name, value) in bad {
         let found = problems(&environment(&[(name, value)]));
@@ -428,6 +430,11 @@ fn every_field_belongs_to_a_setting_and_shows_what_it_reads() {
         ("GATEWAY_LOG", "json"),
         ("GATEWAY_LOG_FILE", "/tmp/seven.log"),
         ("GATEWAY_LOG_LEVEL", "trace"),
+        ("GATEWAY_HOOK_ON_READY", "/bin/sh -c 'exit 7'"),
+        ("GATEWAY_HOOK_ON_RELOAD", "/bin/sh -c 'exit 7'"),
+        ("GATEWAY_HOOK_WORKER_READY", "/bin/sh -c 'exit 7'"),
+        ("GATEWAY_HOOK_WORKER_EXIT", "/bin/sh -c 'exit 7'"),
+        ("GATEWAY_HOOK_WORKER_KILLED", "/bin/sh -c 'exit 7'"),
     ];
     assert_eq!(changed.map(|(name, _)| name).to_vec(), table::all().map(|s| s.name).collect::<Vec<_>>());
     let before = load(&environment(&[])).settings;

@@ -57,6 +57,7 @@ pub(crate) fn settings() -> Settings {
         max_answer: 1 << 20,
         sse_keepalive_interval: Duration::from_millis(50),
         sse_send_timeout: None,
+        hooks: forkgate_shared::settings::Hooks::default(),
     }
 }
 

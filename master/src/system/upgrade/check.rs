@@ -65,7 +65,8 @@ impl Check {
         let (output, write) = io::pipe()?;
         let descriptors = vec![(state, STATE), (settings, SETTINGS)];
         let (args, death_signal) = (vec![COMMAND.into()], libc::SIGKILL);
-        let request = Request { args, descriptors, death_signal, output: Some(write.as_fd()) };
+        let printed = Some(write.as_fd());
+        let request = Request { args, descriptors, death_signal, output: printed, ..Request::default() };
         let (pid, pidfd) = candidate.executable.spawn(&request)?;
         Ok(Check { candidate, pid, pidfd, output, deadline: monotonic_ns() + LIMIT })
     }

@@ -79,6 +79,7 @@ impl Master {
             supervisor: self.supervisor.clone(),
             children: self.children.iter().map(|(id, child)| (*id, child.save(&mut keeper))).collect(),
             zombies: self.zombies.save(&mut keeper),
+            hooks: self.hooks.save(&mut keeper),
             listeners: self.listeners.save(&mut keeper),
             streams: self.streams.clone(),
             rows: keeper.keep(&self.rows_fd),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::crash_dir::CrashDir;
 use super::super::ctl::Ctl;
+use super::super::hooks::Hooks;
 use super::super::master::Master;
 use super::super::notify::{NOTIFY_SOCKET, Notifier};
 use super::super::oom::OomKills;
@@ -177,6 +178,7 @@ fn take_over(
     let listeners = saved.listeners.restore(&mut adopter)?;
     let ctl = Ctl::restore(saved.ctl, &mut adopter)?;
     let zombies = Zombies::restore(saved.zombies, &mut adopter)?;
+    let hooks = Hooks::restore(saved.hooks, &mut adopter)?;
     let versions = Versions::restore(saved.versions, settings.clone(), &mut adopter)?;
     let (rows_fd, sessions) = (adopter.adopt(saved.rows)?, adopter.adopt(saved.sessions)?);
     let state_dir = StateDir::restore(&settings.state_dir, adopter.adopt(saved.state_dir_lock)?)?;
@@ -211,6 +213,7 @@ fn take_over(
         reload_failure: None,
         last_failure: None,
         oom_kills: OomKills::from_now_on(),
+        hooks,
         reopening: Reopening::default(),
         upgrade: Upgrade { previous, why, ..Upgrade::at(saved.path, catalog_layout) },
         events: VecDeque::new(),

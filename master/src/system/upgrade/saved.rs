@@ -14,7 +14,7 @@ use forkgate_shared::settings::{ForeignError, Settings, Sources};
 use forkgate_shared::{control, rows, sessions};
 use serde::{Deserialize, Serialize};
 
-use super::super::{DemoOptions, child, ctl, listeners, versions, zombies};
+use super::super::{DemoOptions, child, ctl, hooks, listeners, versions, zombies};
 use super::kept::Kept;
 use crate::supervisor::{ChildId, Ns, SlotId, Supervisor};
 
@@ -59,6 +59,8 @@ pub struct Saved {
     pub children: Vec<(ChildId, child::Saved)>,
     #[serde(default)]
     pub zombies: zombies::Saved,
+    #[serde(default)]
+    pub hooks: hooks::Saved,
     pub listeners: listeners::Saved,
     #[serde(default)]
     pub streams: BTreeMap<SlotId, u64>,
