@@ -76,7 +76,8 @@ pub enum Cause {
     Verdict {
         /// Which.
         verdict: Verdict,
-        /// True when the worker was killed for it; false when the watchdog only watches.
+        /// True when the worker was killed for it; false when the watchdog only watches, or an operator wanted no more than
+        /// the report.
         enforced: bool,
     },
     /// It died unasked.
@@ -252,6 +253,11 @@ impl Frame {
 }
 
 impl Report {
+    /// It was ordered by an operator, and nothing happened to the worker.
+    pub fn is_of_one_that_lives(&self) -> bool {
+        matches!(self.cause, Cause::Verdict { verdict: Verdict::Operator, enforced: false })
+    }
+
     /// Reads the bytes of a file.
     pub fn parse(bytes: &[u8]) -> Result<Report, ParseError> {
         #[derive(Deserialize)]

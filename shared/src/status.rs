@@ -124,7 +124,7 @@ impl Status {
             boot_failures: base.boot_failures.load(Relaxed),
             oom_kills: base.oom_kills.load(Relaxed),
             kills: KillReason::all()
-                .map(|reason| (reason.as_str().to_owned(), base.kills[reason.index()].load(Relaxed)))
+                .map(|reason| (reason.as_str().to_owned(), base.killed(reason).load(Relaxed)))
                 .collect(),
             workers,
         }
@@ -132,7 +132,8 @@ impl Status {
 }
 
 impl WorkerStatus {
-    fn read(index: usize, row: &Row, now: u64) -> WorkerStatus {
+    /// Reads one row.
+    pub fn read(index: usize, row: &Row, now: u64) -> WorkerStatus {
         let state = match RowState::from_u32(row.state.load(Relaxed)) {
             RowState::Free | RowState::Booting => "booting",
             RowState::Serving => "serving",

@@ -19,10 +19,12 @@ pub enum Verdict {
     Silent,
     /// Private memory is over 1.25 × `GATEWAY_MAX_RSS`.
     Memory,
+    /// Nothing is: an operator wants a report of it, or its end. No worker says this of itself.
+    Operator,
 }
 
 impl Verdict {
-    /// All, in the order of [`Verdict::index`].
+    /// All that a worker, or its silence, may claim, in the order of [`Verdict::index`].
     pub const ALL: [Verdict; 6] = [
         Verdict::StallBlocked,
         Verdict::StallCpu,
@@ -41,17 +43,18 @@ impl Verdict {
             Verdict::Spin => "spin",
             Verdict::Silent => "silent",
             Verdict::Memory => "memory",
+            Verdict::Operator => "operator",
         }
     }
 
-    /// Index into [`Verdict::ALL`].
+    /// Index into [`Verdict::ALL`]; past its end for what nobody claims.
     pub fn index(self) -> usize {
         self as usize
     }
 
     /// True when the loop still turns, so that the worker can be told something.
     pub fn loop_turns(self) -> bool {
-        matches!(self, Verdict::Spin | Verdict::Memory)
+        matches!(self, Verdict::Spin | Verdict::Memory | Verdict::Operator)
     }
 
     /// True when an outside cause (a disk, a debugger, a stopped machine) can bring it about on all workers at once: kills
@@ -126,7 +129,8 @@ mod tests {
                 assert_eq!(Claim::unpack(claim.pack()), Some(claim));
             }
         }
-        for raw in [0, 1, 0x300, 0x1ff, u64::MAX] {
+        let operator = Claim { verdict: Verdict::Operator, stage: Stage::Fired };
+        for raw in [operator.pack(), 0, 1, 0x300, 0x1ff, u64::MAX] {
             assert_eq!(Claim::unpack(raw), None, "{raw:x}");
         }
     }

@@ -8,6 +8,9 @@ mod cli;
 mod clients;
 mod crash;
 mod crash_loops;
+mod ctl_orders;
+mod ctl_peers;
+mod ctl_workers;
 mod demo;
 mod drains;
 mod eras;
@@ -80,6 +83,7 @@ const WAITING: &[&str] = &[
     "hooks_are_told_what_happened",
     "hooks_that_hang_fail_or_shout_hold_up_nobody",
     "hooks_run_four_at_a_time_and_wait_in_order",
+    "ctl_says_that_the_master_is_stopped",
 ];
 
 fn main() -> ExitCode {
@@ -100,6 +104,9 @@ fn main() -> ExitCode {
         reload_ctl::TESTS,
         binds::TESTS,
         steering::TESTS,
+        ctl_workers::TESTS,
+        ctl_orders::TESTS,
+        ctl_peers::TESTS,
         upgrade::TESTS,
         reload_rolls::TESTS,
         upgrade_ctl::TESTS,

@@ -296,6 +296,18 @@ impl Gateway {
         self.setup.command().arg("ctl").args(arguments).output().expect("the binary starts")
     }
 
+    /// Runs `forkgate ctl … --json`; whether it was done, and the last line of what it says.
+    #[track_caller]
+    pub fn ctl_json(&self, arguments: &[&str]) -> (bool, Value) {
+        let output = self.ctl(&[arguments, &["--json"]].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().last().unwrap_or_default();
+        let answer = serde_json::from_str(line).unwrap_or_else(|error| {
+            panic!("ctl {arguments:?} said {error}: {text}{}", String::from_utf8_lossy(&output.stderr))
+        });
+        (output.status.success(), answer)
+    }
+
     /// Begins `forkgate ctl …` against it.
     pub fn begin_ctl(&self, arguments: &[&str]) -> Child {
         let mut command = self.setup.command();

@@ -49,11 +49,14 @@ Run it:
   forkgate check --print              what would be in force, and where it comes from
   forkgate serve                      MCP clients connect to http://127.0.0.1:4444/mcp
   forkgate token create --sub me --admin
-  forkgate ctl status                 workers, requests, recycles
+  forkgate ctl status                 the whole; `ctl workers`: a line per worker; `ctl worker 0`: all about one
   forkgate ctl reload                 put changed settings into force; says how that went
   forkgate ctl upgrade                put the binary that is installed now in place of the running one
   forkgate ctl why 0                  why the last worker of slot 0 was killed or died
   forkgate ctl pause 0                no new clients for slot 0, until `ctl resume 0`
+  forkgate ctl worker 0 recycle       a new worker in slot 0; `kill`, `dump`: see `ctl worker --help`
+  forkgate ctl scale +1               one worker more
+  forkgate ctl drain                  finish what was begun, end, and say when that is so
 
 Steer it (signals to the master):
   HUP    re-read --env-file and --config, replace the workers one by one, lose nothing
@@ -98,7 +101,7 @@ enum Command {
     Token(TokenCommand),
     /// Talk to a running master
     #[command(subcommand)]
-    Ctl(CtlCommand),
+    Ctl(ctl::CtlCommand),
     /// Tell why a worker was killed or died: shows a crash report
     #[command(after_help = REPORT_EXAMPLES)]
     Report {
@@ -179,43 +182,6 @@ Examples:
 
 The settings must be the gateway's: the token is signed with its GATEWAY_JWT_SECRET.";
 
-const STATUS_EXAMPLES: &str = "\
-Examples:
-  forkgate ctl status
-  forkgate ctl status --json --set state_dir=/var/lib/forkgate
-
-The master is found by its state directory, so the settings must name the same one.";
-
-const UPGRADE_EXAMPLES: &str = "\
-Examples:
-  install -m 755 forkgate /usr/local/bin/forkgate && forkgate ctl upgrade
-  forkgate ctl upgrade --binary /opt/forkgate-1.3/forkgate
-
-Exit code 0 when all workers run the new binary, 1 with the reason when none does. It waits up to a minute for a reload or a
-recycling that is under way. Nothing is lost either way.";
-
-const RELOAD_EXAMPLES: &str = "\
-Examples:
-  forkgate ctl reload && echo the new settings rule
-  forkgate ctl reload --check-only    would it work? changes nothing
-  forkgate ctl reload --json | jq -r .error
-
-Does what HUP does, and waits for its end: exit code 0 when all workers have the new settings, 1 with the reason when the
-old ones stay in force. When a reload is under way, the next one begins after it.";
-
-const WHY_EXAMPLES: &str = "\
-Examples:
-  forkgate ctl why 0                  the last worker of slot 0 that was killed or died
-  forkgate ctl why 0 --json | jq .report.culprits";
-
-const PAUSE_EXAMPLES: &str = "\
-Examples:
-  forkgate ctl pause 2                then look at its worker in peace: strace, a debugger, a profile
-  forkgate ctl resume 2
-
-Refused for the last slot that takes new clients. Clients of a unix socket are taken by whichever worker is free, a paused \
-one too.";
-
 const REPORT_EXAMPLES: &str = "\
 Examples:
   forkgate report                     the newest one
@@ -260,77 +226,6 @@ enum TokenCommand {
 }
 
 #[derive(Subcommand)]
-enum CtlCommand {
-    /// Show workers, requests, recycles
-    #[command(after_help = STATUS_EXAMPLES)]
-    Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        master: MasterArgs,
-    },
-    /// Put the settings into force as they are in the files now, and say how that went
-    #[command(after_help = RELOAD_EXAMPLES)]
-    Reload {
-        /// Only let the master check them, as it would before a reload
-        #[arg(long)]
-        check_only: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        master: MasterArgs,
-    },
-    /// Put another binary in the place of the running one: same pid, same sockets; and say how that went
-    #[command(after_help = UPGRADE_EXAMPLES)]
-    Upgrade {
-        /// The binary; without it the one that is now where the running one was started from
-        #[arg(long, value_name = "PATH")]
-        binary: Option<std::path::PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        master: MasterArgs,
-    },
-    /// Tell why the last worker of a slot was killed or died
-    #[command(after_help = WHY_EXAMPLES)]
-    Why {
-        /// Which slot, see `ctl status`
-        slot: u32,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        master: MasterArgs,
-    },
-    /// Send a slot no new clients; its worker goes on with those it has
-    #[command(after_help = PAUSE_EXAMPLES)]
-    Pause(SlotArgs),
-    /// Let a paused slot have new clients again
-    Resume(SlotArgs),
-}
-
-/// Which master is meant.
-#[derive(Args)]
-struct MasterArgs {
-    /// The master's control socket, when it is not where the settings say
-    #[arg(long, value_name = "PATH")]
-    socket: Option<std::path::PathBuf>,
-    #[command(flatten)]
-    sources: SourceArgs,
-}
-
-#[derive(Args)]
-struct SlotArgs {
-    /// Which slot, see `ctl status`
-    slot: u32,
-    #[command(flatten)]
-    master: MasterArgs,
-}
-
-#[derive(Subcommand)]
 enum DocsCommand {
     /// Print docs/settings.md
     Settings,
@@ -356,22 +251,7 @@ pub fn run() -> ExitCode {
         Command::Token(TokenCommand::Create { sub, admin, ttl, settings }) => {
             token::create(settings.into_sources(), &sub, admin, ttl)
         }
-        Command::Ctl(CtlCommand::Status { json, master }) => {
-            with_master(master, |sockets| ctl::status(json, sockets))
-        }
-        Command::Ctl(CtlCommand::Reload { check_only, json, master }) => {
-            with_master(master, |sockets| ctl::reload(check_only, json, sockets))
-        }
-        Command::Ctl(CtlCommand::Upgrade { binary, json, master }) => {
-            // The master has another working directory.
-            let binary = binary.map(|path| std::path::absolute(&path).unwrap_or(path));
-            with_master(master, |sockets| ctl::upgrade(binary, json, sockets))
-        }
-        Command::Ctl(CtlCommand::Why { slot, json, master }) => {
-            with_master(master, |sockets| ctl::why(slot, json, sockets))
-        }
-        Command::Ctl(CtlCommand::Pause(args)) => pause(args, true),
-        Command::Ctl(CtlCommand::Resume(args)) => pause(args, false),
+        Command::Ctl(command) => ctl::run(command),
         Command::Report { file: Some(file), json, .. } => report::show(&file, json),
         Command::Report { file: None, json, sources } => {
             with_state_dir(sources, |directory| report::newest(directory, json))
@@ -387,18 +267,6 @@ pub fn run() -> ExitCode {
         Command::DemoCompanion { json, master } => forkgate_worker::run_demo_companion(json, master),
         Command::Docs(DocsCommand::Settings) => output::print(&docs::render()),
     }
-}
-
-fn pause(SlotArgs { slot, master }: SlotArgs, paused: bool) -> ExitCode {
-    with_master(master, |sockets| ctl::pause(slot, paused, sockets))
-}
-
-/// Runs with where the master's control socket may be.
-fn with_master(
-    MasterArgs { socket, sources }: MasterArgs,
-    run: impl FnOnce(&[std::path::PathBuf]) -> ExitCode,
-) -> ExitCode {
-    with_state_dir(sources, |directory| run(&ctl::sockets(socket, directory)))
 }
 
 /// Does something with the state directory that the settings name.

@@ -5,14 +5,19 @@ use std::process::ExitCode;
 
 /// Writes to stdout; fails only when the output could not be written though somebody waits for it.
 pub fn print(text: &str) -> ExitCode {
+    try_print(text).unwrap_or(ExitCode::SUCCESS)
+}
+
+/// The same for one of many lines: a code when there is no use in a further one.
+pub fn try_print(text: &str) -> Option<ExitCode> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     match written {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Ok(()) => None,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Some(ExitCode::SUCCESS),
         Err(error) => {
             complain("error", &format!("cannot write to stdout: {error}"));
-            ExitCode::FAILURE
+            Some(ExitCode::FAILURE)
         }
     }
 }

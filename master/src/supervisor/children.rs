@@ -31,8 +31,9 @@ impl Supervisor {
             Role::Migrate | Role::Check | Role::Worker { .. } => Phase::Spawning { deadline: now + timeout },
         };
         let (binary, spawned) = (self.binary, now);
-        let (holds_listener, suspicion) = (true, None);
-        self.children.insert(id, Child { role, phase, version, binary, spawned, holds_listener, suspicion });
+        let (holds_listener, suspicion, leaves_for) = (true, None, None);
+        let child = Child { role, phase, version, binary, spawned, holds_listener, suspicion, leaves_for };
+        self.children.insert(id, child);
         self.out.push(Action::Spawn(id, role, version));
         id
     }
@@ -93,7 +94,7 @@ impl Supervisor {
             let reason = token.map_or(RecycleReason::Suspect, |token| token.reason);
             self.out.push(Action::CountRecycle(reason));
             self.out.push(Action::Introduce { leaver: old, heir: id });
-            self.leave(old, Action::SendDrain(old), now, now + graceful);
+            self.leave_for(reason, old, now);
         }
     }
 
@@ -110,6 +111,14 @@ impl Supervisor {
             let since = if let Phase::Draining { since, .. } = child.phase { since } else { now };
             child.phase = Phase::Draining { since, deadline };
             self.out.push(how);
+        }
+    }
+
+    /// Tells a worker to leave that another one has replaced for this reason.
+    pub(super) fn leave_for(&mut self, reason: RecycleReason, id: ChildId, now: Ns) {
+        self.leave(id, Action::SendDrain(id), now, now + self.plan.graceful_timeout);
+        if let Some(child) = self.children.get_mut(&id) {
+            child.leaves_for = Some(reason);
         }
     }
 
@@ -229,6 +238,7 @@ impl Supervisor {
             slot.standby = None;
             let wait = slot.replace.fail(now, &mut self.dice);
             self.log(Fact::StandbyFailed(slot_id, wait));
+            self.withdraw_kill(slot_id);
             self.roll_met_a_death(slot_id, child, end, now);
             self.fail_upgrade(slot_id, child.binary);
             return;

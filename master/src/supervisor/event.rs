@@ -83,6 +83,12 @@ pub enum Order {
     Pause(SlotId),
     /// They may come again.
     Resume(SlotId),
+    /// `ctl worker SLOT recycle`: another worker in its place, as soon as that may be.
+    Recycle(SlotId),
+    /// `ctl worker SLOT kill`: the same, and the old one dies, reported, as one that was convicted.
+    Kill(SlotId),
+    /// `ctl scale`: so many workers.
+    Scale(u32),
     /// USR2, or `ctl upgrade`: another program.
     Upgrade {
         /// How long it may wait for what runs now.
@@ -300,6 +306,8 @@ pub enum Action {
         /// It will be killed for it.
         enforced: bool,
     },
+    /// Nobody listened to the worker's claim for a while: tell it again, if there is one.
+    HearAgain(ChildId),
     /// Write the report of a worker that died unasked, from its row, which is freed after this.
     ReportDeath(ChildId, usize),
     /// Answer [`Event::CoreDump`].
@@ -420,6 +428,10 @@ pub enum Fact {
     Stopped(ChildId, SlotId, Verdict),
     /// Something keeps a verdict from being carried out for now.
     Held(ChildId, SlotId, Verdict, Guard),
+    /// An operator wants this worker dead; a standby starts first.
+    KillOrdered(ChildId, SlotId),
+    /// Its standby did not start: it lives on.
+    KillWithdrawn(ChildId, SlotId),
     /// The very first boot failed.
     FirstBootFailed(SlotId),
     /// Workers failed again and again before all were ready, at last the one of this slot.
@@ -438,6 +450,8 @@ pub enum Fact {
     CompanionDied,
     /// No free row for a child of this slot.
     RowsFull(SlotId),
+    /// An operator wants so many workers.
+    Scaled(u32),
     /// TTIN at the limit of workers.
     NoMoreWorkers(u32),
     /// TTIN without a free row.

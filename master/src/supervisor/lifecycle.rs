@@ -14,7 +14,7 @@ use super::{ChildId, Event, Supervisor};
 
 const PAGE: &str = include_str!("LIFECYCLE.md");
 /// Enough to see every transition; always the same ones.
-const SCHEDULES: usize = 3000;
+const SCHEDULES: usize = 4000;
 /// What a child is that is not there any more.
 const GONE: &str = "GONE";
 

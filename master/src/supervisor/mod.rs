@@ -10,6 +10,7 @@
 //! | [`reload`] | how new settings are checked, tried, rolled, taken back |
 //! | [`replace`] | which worker is replaced next |
 //! | [`retire`] | how slots come and go |
+//! | [`ordered`] | what operators order of single workers, and of their number |
 //! | [`steer`] | where new clients go |
 //! | [`suspect`] | what becomes of a worker whose watchdog accuses it |
 //! | [`upgrade`] | when another program takes over |
@@ -23,6 +24,9 @@ mod crash_scenes;
 mod event;
 #[cfg(test)]
 mod lifecycle;
+mod ordered;
+#[cfg(test)]
+mod ordered_scenes;
 mod reload;
 #[cfg(test)]
 mod reload_scenes;
@@ -43,6 +47,7 @@ mod suspect_scenes;
 mod upgrade;
 #[cfg(test)]
 mod upgrade_scenes;
+mod view;
 #[cfg(test)]
 mod world;
 
@@ -57,11 +62,15 @@ pub use event::{
     Action, Busy, ChildId, ChildSignal, Claim, Confirmation, CrashLoop, End, Event, Fact, Guard, Kill,
     Migration, Ns, Order, Plan, RecycleReason, Reloaded, Role, SECOND, SlotId, Stage, UpgradeEnd, Verdict,
 };
+pub use ordered::{Fate, NoOrder, NoScale};
 use serde::{Deserialize, Serialize};
 use state::{Child, Life, Phase, Reload, RowTable, Slot, Token};
 pub use steer::{Cause, NoPause, WHOLE};
 pub use upgrade::Execution;
 use upgrade::Upgrade;
+#[cfg(test)]
+pub use view::Place;
+pub use view::WorkerView;
 
 /// Workers that TTIN may add to the ones configured at start: what the row table has room for.
 const EXTRA_WORKERS: u32 = 4;

@@ -56,12 +56,15 @@ fn step() -> impl Strategy<Value = Step> {
         Just(RecycleReason::Operator)
     ];
     let order = prop_oneof![
-        3 => Just(Order::Reload),
+        5 => Just(Order::Reload),
         1 => Just(Order::Check),
         4 => Just(Order::MoreWorkers),
         5 => Just(Order::FewerWorkers),
         3 => (0u32..5).prop_map(|slot| Order::Pause(SlotId(slot))),
         3 => (0u32..5).prop_map(|slot| Order::Resume(SlotId(slot))),
+        2 => (0u32..5).prop_map(|slot| Order::Recycle(SlotId(slot))),
+        2 => (0u32..5).prop_map(|slot| Order::Kill(SlotId(slot))),
+        2 => (0u32..9).prop_map(Order::Scale),
         4 => (0u64..20).prop_map(|patience| Order::Upgrade { patience: patience * SECOND }),
     ];
     prop_oneof![

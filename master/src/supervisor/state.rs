@@ -47,6 +47,9 @@ pub(super) struct Child {
     pub holds_listener: bool,
     /// What its watchdog, or its silence, says against it.
     pub suspicion: Option<Suspicion>,
+    /// Why it was told to leave, when another one has taken its place.
+    #[serde(default)]
+    pub leaves_for: Option<RecycleReason>,
 }
 
 /// A claim against a worker and how far it has gone; see [`super::suspect`].
@@ -65,6 +68,11 @@ pub(super) struct Suspicion {
 }
 
 impl Suspicion {
+    /// Nobody suspects it: an operator wants it dead.
+    pub fn is_ordered(&self) -> bool {
+        self.verdict == Verdict::Operator
+    }
+
     pub fn new(verdict: Verdict) -> Suspicion {
         Suspicion {
             verdict,
@@ -169,6 +177,11 @@ impl Child {
             matches!(suspicion.step, Step::Condemned { .. } | Step::Reporting { .. })
                 && kind(suspicion.verdict)
         })
+    }
+
+    /// An operator wants it dead.
+    pub fn is_ordered_dead(&self) -> bool {
+        self.suspicion.as_ref().is_some_and(Suspicion::is_ordered)
     }
 
     /// Its report is being written.

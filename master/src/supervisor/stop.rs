@@ -32,6 +32,9 @@ impl Supervisor {
             (Order::FewerWorkers, _) => self.fewer_workers(),
             (Order::Pause(slot), _) => self.pause(slot, true),
             (Order::Resume(slot), _) => self.pause(slot, false),
+            (Order::Recycle(slot), _) => self.recycle(slot, now),
+            (Order::Kill(slot), _) => self.kill(slot, now),
+            (Order::Scale(workers), _) => self.scale_to(workers),
         }
     }
 

@@ -57,6 +57,9 @@ impl Supervisor {
         if matches!(self.life, Life::Stopping(_)) {
             return self.claimed_at_the_end(id, claim, now);
         }
+        if child.is_ordered_dead() {
+            return;
+        }
         let Some(claim) = claim else { return self.take_back(id, slot, now) };
         let is_new = child.suspicion.is_none();
         let suspicion = child.suspicion.get_or_insert_with(|| Suspicion::new(claim.verdict));
@@ -97,7 +100,6 @@ impl Supervisor {
 
     /// Nothing is wrong any more. A suspect that stepped aside has a successor and leaves as in any replacement.
     fn take_back(&mut self, id: ChildId, slot: SlotId, now: Ns) {
-        let deadline = now + self.plan.graceful_timeout;
         if let Some(slot) = self.slots.get_mut(&slot) {
             slot.calm_until = now + CALM;
         }
@@ -107,13 +109,15 @@ impl Supervisor {
         self.log(Fact::Cleared(id, slot, suspicion.verdict));
         if is_aside {
             self.out.push(Action::CountRecycle(RecycleReason::Suspect));
-            self.leave(id, Action::SendDrain(id), now, deadline);
+            self.leave_for(RecycleReason::Suspect, id, now);
         }
     }
 
-    /// The watchdog kills no more: whoever is aside leaves in peace, the others are left alone.
+    /// The watchdog kills no more: whoever is aside leaves in peace, the others are left alone. What an operator ordered
+    /// stays ordered.
     pub(super) fn take_all_back(&mut self, now: Ns) {
-        let suspects = self.children.iter().filter(|(_, child)| child.suspicion.is_some());
+        let suspected = |child: &Child| child.suspicion.is_some() && !child.is_ordered_dead();
+        let suspects = self.children.iter().filter(|(_, child)| suspected(child));
         let suspects: Vec<_> = suspects.map(|(id, child)| (*id, child.role)).collect();
         for (id, role) in suspects {
             if let Role::Worker { slot, .. } = role {
@@ -225,9 +229,6 @@ impl Supervisor {
 
     /// Starts the one standby that a suspect's slot needs next.
     pub(super) fn repair_suspects(&mut self, now: Ns) {
-        if self.plan.watchdog != Watchdog::Enforce {
-            return;
-        }
         let boots = |slot: &Slot| slot.standby.is_some() && self.is_suspect(slot.primary);
         if self.slots.values().any(boots) {
             return;
@@ -278,7 +279,9 @@ impl Supervisor {
         if let Some(guard) = guard {
             let is_news = suspicion.held_by.replace(guard) != Some(guard);
             // Nobody can take its place, so it lives on; why it is as it is should be known all the same.
-            let is_overdue = guard == Guard::NoStandby && now >= since + self.plan.boot_timeout;
+            let is_overdue = guard == Guard::NoStandby
+                && verdict != Verdict::Operator
+                && now >= since + self.plan.boot_timeout;
             if is_overdue && !std::mem::replace(&mut suspicion.was_reported, true) {
                 self.out.push(Action::Report { child: id, verdict, enforced: false });
             }
@@ -315,12 +318,13 @@ impl Supervisor {
         is_early.then_some(Guard::Interval)
     }
 
-    /// The primary of a slot has a claim against it that counts.
+    /// The primary of a slot has a claim against it that counts, or an operator's order.
     pub(super) fn is_suspect(&self, child: Option<ChildId>) -> bool {
-        self.plan.watchdog == Watchdog::Enforce
-            && child.and_then(|id| self.children.get(&id)).is_some_and(|child| {
-                child.suspicion.is_some() && matches!(child.phase, Phase::Running { .. })
-            })
+        let enforced = self.plan.watchdog == Watchdog::Enforce;
+        child.and_then(|id| self.children.get(&id)).is_some_and(|child| {
+            let counts = child.suspicion.as_ref().is_some_and(|claim| enforced || claim.is_ordered());
+            counts && matches!(child.phase, Phase::Running { .. })
+        })
     }
 
     fn has_fired(&self, child: Option<ChildId>) -> bool {

@@ -81,6 +81,8 @@ pub struct World {
     pub now: Ns,
     pub processes: BTreeMap<ChildId, Process>,
     dead: BTreeSet<ChildId>,
+    /// Those that could not be started; the supervisor has not heard of it.
+    unborn: BTreeSet<ChildId>,
     pub rows: Vec<Option<ChildId>>,
     listeners: BTreeSet<SlotId>,
     /// Slots whose socket has a copy somewhere.
@@ -106,6 +108,8 @@ pub struct World {
     pub claims: BTreeMap<ChildId, Claim>,
     /// What the world outside says to it.
     pub confirmation: Confirmation,
+    /// Who was ordered dead.
+    ordered: BTreeSet<ChildId>,
     pub reports_hang: bool,
     /// Who is killed stays, in a system call that does not return.
     pub kills_hang: bool,
@@ -142,6 +146,7 @@ impl World {
             now: SECOND,
             processes: BTreeMap::new(),
             dead: BTreeSet::new(),
+            unborn: BTreeSet::new(),
             rows: vec![None; rows],
             listeners: BTreeSet::new(),
             kernel: Vec::new(),
@@ -160,6 +165,7 @@ impl World {
             announced: [false; 2],
             claims: BTreeMap::new(),
             confirmation: Confirmation::Yes,
+            ordered: BTreeSet::new(),
             reports_hang: false,
             kills_hang: false,
             boots_fail: false,
@@ -213,6 +219,12 @@ impl World {
                 process.ready = true;
                 process.ready_at = self.now;
                 self.standbys.remove(&child);
+            }
+            if let Event::SpawnFailed(child) = event {
+                self.unborn.remove(&child);
+            }
+            if let Event::Order(Order::Kill(slot)) = event {
+                self.ordered.extend(self.supervisor.worker_of(slot));
             }
             let before = self.seen.as_ref().map(|_| (event.clone(), Moment::of(&self.supervisor)));
             let actions = self.supervisor.step(event, self.now);
@@ -340,6 +352,10 @@ impl World {
                 let early = since.is_none_or(|since| now < since + GIVE_UP);
                 self.breach(early, "I8", || format!("given up at {now}, with nobody since {since:?}"));
             }
+            Action::Log(Fact::KillWithdrawn(child, _)) => _ = self.ordered.remove(&child),
+            Action::HearAgain(child) => {
+                events.extend(self.claims.get(&child).map(|claim| Event::Claimed(child, Some(*claim))));
+            }
             Action::CheckUpgrade => self.checking = true,
             Action::UpgradeOver(UpgradeEnd::Done) => {
                 let (program, programs) = (self.program, self.programs());
@@ -370,7 +386,8 @@ impl World {
             let taken = self.rows[row].replace(child);
             self.breach(taken.is_some(), "I4", || format!("row {row} given to {child:?} and {taken:?}"));
             let accused = |(id, process): (&ChildId, &Process)| {
-                process.serves() && process.slot() == Some(slot) && self.claims.contains_key(id)
+                let has_claim = self.claims.contains_key(id) || self.ordered.contains(id);
+                process.serves() && process.slot() == Some(slot) && has_claim
             };
             let repairs = self.processes.iter().any(accused);
             let closed = !self.listeners.contains(&slot);
@@ -387,6 +404,7 @@ impl World {
         }
         if std::mem::take(&mut self.next_spawn_fails) {
             self.dead.insert(child);
+            self.unborn.insert(child);
             self.standbys.remove(&child);
             events.push_back(Event::SpawnFailed(child));
             return;

@@ -72,10 +72,11 @@ impl Master {
             Action::CountBootFailure => drop(base.boot_failures.fetch_add(1, Relaxed)),
             Action::ShowDegraded(degraded) => base.degraded.store(u64::from(degraded), Relaxed),
             Action::CountRecycle(reason) => drop(base.recycles[reason.index()].fetch_add(1, Relaxed)),
-            Action::CountKill(kill) => drop(base.kills[kill.index()].fetch_add(1, Relaxed)),
+            Action::CountKill(kill) => drop(base.killed(kill).fetch_add(1, Relaxed)),
             Action::Accuse(id, _) => self.accuse(id),
             Action::Confirm(id, verdict) => self.confirm(id, verdict),
             Action::Report { child, verdict, enforced } => self.begin_report(child, verdict, enforced),
+            Action::HearAgain(id) => self.watch.hear_again(id),
             Action::ReportDeath(id, row) => self.report_death(id, row),
             Action::QueryCoreDump(id) => self.query_core_dump(id),
             Action::CountSpared(verdict) => drop(base.spared[verdict.index()].fetch_add(1, Relaxed)),
@@ -109,8 +110,12 @@ impl Master {
                 self.hook_on_fact(&fact);
                 self.tell_of_reload(&fact);
                 self.tell_of_upgrade(&fact);
+                self.tell_awaiting(&fact);
             }
-            Action::Exit(code) => self.exit = Some(code),
+            Action::Exit(code) => {
+                self.exit = Some(code);
+                self.tell_of_the_end();
+            }
         }
     }
 

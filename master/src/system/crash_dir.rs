@@ -1,5 +1,6 @@
 //! Where crash reports are kept: `<state_dir>/crash`, ours alone, the newest [`KEPT`].
 //!
+//! Those that operators ordered of workers that live on are kept beside them, as many, and are not what `why` tells of.
 //! A report has its final name only when it is whole. Only files whose names are made like ours are counted and removed.
 
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ const MAX_FILE: u64 = 4 << 20;
 const MAX_ENTRIES: usize = 4096;
 /// The directory's name within the state directory.
 const DIRECTORY: &str = "crash";
+/// The last word in the name of a report of a worker that lives on.
+const ORDERED: &str = "dump";
 /// A report that is not whole yet. There is one master, and it writes one report at a time.
 const UNFINISHED: &str = "unfinished";
 
@@ -74,7 +77,9 @@ impl CrashDir {
             let _ = fs::remove_file(&unfinished);
             return Err(error);
         }
-        self.newest.insert(report.slot, path.clone());
+        if !report.is_of_one_that_lives() {
+            self.newest.insert(report.slot, path.clone());
+        }
         self.prune(&path);
         Ok(path)
     }
@@ -82,11 +87,8 @@ impl CrashDir {
     /// The last report of a slot that can be read, also of a master before this one. When none can, says what is wrong
     /// with the last one.
     pub fn why(&self, slot: u32) -> Result<(PathBuf, Report), WhyError> {
-        let remembered = self.newest.get(&slot).filter(|path| path.exists()).cloned();
-        let names = self.names().into_iter().rev().filter(|name| slot_of(name) == Some(slot));
-        let by_name = names.map(|name| self.path.join(name)).take(KEPT);
         let mut problem = WhyError::None(slot);
-        for path in remembered.into_iter().chain(by_name) {
+        for path in self.of_slot(slot) {
             match read(&path) {
                 Ok(report) => return Ok((path, report)),
                 Err(error) if matches!(problem, WhyError::None(_)) => problem = error,
@@ -94,6 +96,19 @@ impl CrashDir {
             }
         }
         Err(problem)
+    }
+
+    /// Where the last report of a slot is, whatever is in it.
+    pub fn last(&self, slot: u32) -> Option<PathBuf> {
+        self.of_slot(slot).next()
+    }
+
+    /// The reports of a slot whose workers were killed or died, the newest first; some may be named twice.
+    fn of_slot(&self, slot: u32) -> impl Iterator<Item = PathBuf> {
+        let remembered = self.newest.get(&slot).filter(|path| path.exists()).cloned();
+        let names = self.names().into_iter().rev();
+        let names = names.filter(move |name| slot_of(name) == Some(slot) && !is_ordered(name)).take(KEPT);
+        remembered.into_iter().chain(names.map(|name| self.path.join(name)))
     }
 
     /// The names of all reports, oldest first.
@@ -110,9 +125,11 @@ impl CrashDir {
         names
     }
 
-    /// Removes the oldest reports, never the one just written.
+    /// Removes the oldest reports of the same sort, never the one just written.
     fn prune(&mut self, written: &Path) {
-        let mut paths: Vec<PathBuf> = self.names().into_iter().map(|name| self.path.join(name)).collect();
+        let is_alike = |name: &str| is_ordered(name) == is_ordered(&written.to_string_lossy());
+        let alike = self.names().into_iter().filter(|name| is_alike(name));
+        let mut paths: Vec<PathBuf> = alike.map(|name| self.path.join(name)).collect();
         let more = paths.len().saturating_sub(KEPT);
         paths.retain(|path| path != written);
         for path in paths.iter().take(more) {
@@ -128,10 +145,16 @@ impl CrashDir {
 fn name(report: &Report, millis: u64) -> String {
     let time: String = rfc3339(millis).chars().filter(|c| !matches!(c, '-' | ':')).collect();
     let word = match &report.cause {
+        Cause::Verdict { .. } if report.is_of_one_that_lives() => ORDERED,
         Cause::Verdict { verdict, .. } => verdict.as_str(),
         Cause::Died { .. } => "died",
     };
     format!("{time}-slot{}-gen{}-{word}.json", report.slot, report.generation)
+}
+
+/// It is of a worker that lives on.
+fn is_ordered(name: &str) -> bool {
+    name.ends_with(&format!("-{ORDERED}.json"))
 }
 
 fn read(path: &Path) -> Result<Report, WhyError> {

@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use crate::supervisor::{ChildId, CrashLoop, Fact, Guard, Kill, Ns, RecycleReason, SECOND, Summary};
+use crate::supervisor::{ChildId, CrashLoop, Fact, Guard, Kill, Ns, RecycleReason, SECOND, Summary, Verdict};
 
 fn ms(span: Ns) -> u64 {
     span / 1_000_000
@@ -41,6 +41,8 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
             warn!(pid = pid(*child), "killed: still busy when its time to drain was over");
         }
         Fact::Killed(_, Kill::Watchdog(_))
+        | Fact::KillOrdered(..)
+        | Fact::KillWithdrawn(..)
         | Fact::Suspected(..)
         | Fact::Cleared(..)
         | Fact::Fired(..)
@@ -75,6 +77,7 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
                 "TTIN refused: all rows of shared memory are taken by workers that drain; try again when they are gone"
             );
         }
+        Fact::Scaled(workers) => info!(workers, "the number of workers is meant to be {workers}"),
         Fact::LastWorker => warn!("TTOU refused: one worker stays"),
         Fact::Retiring(slot) => {
             info!(slot = slot.0, "retiring slot {}: new connections go to the others", slot.0)
@@ -153,6 +156,19 @@ fn log_crash_loop(fact: &Fact, failure: &str) {
 /// The facts of the watchdog.
 fn log_verdict(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
     match fact {
+        Fact::KillOrdered(child, slot) => {
+            info!(
+                slot = slot.0,
+                pid = pid(*child),
+                "an operator wants this worker dead: a standby starts first"
+            );
+        }
+        Fact::KillWithdrawn(child, slot) => {
+            warn!(slot = slot.0, pid = pid(*child), "the standby did not start, so the worker is not killed");
+        }
+        Fact::Killed(child, Kill::Watchdog(Verdict::Operator)) => {
+            warn!(pid = pid(*child), "killed by an operator's order");
+        }
         Fact::Killed(child, Kill::Watchdog(verdict)) => {
             error!(pid = pid(*child), verdict = verdict.as_str(), "killed by the watchdog");
         }
@@ -224,7 +240,10 @@ pub fn sentence(summary: &Summary, generation: u64, reload: Option<&str>, failur
         text += &format!(", retiring slot {}", slot.0);
     }
     if let Some((slot, verdict)) = &summary.suspect {
-        text += &format!(", slot {} suspected: {}", slot.0, verdict.as_str());
+        text += &match verdict {
+            Verdict::Operator => format!(", killing slot {}'s worker", slot.0),
+            verdict => format!(", slot {} suspected: {}", slot.0, verdict.as_str()),
+        };
     }
     for slot in &summary.paused {
         text += &format!(", slot {} paused", slot.0);
@@ -244,7 +263,7 @@ pub fn sentence(summary: &Summary, generation: u64, reload: Option<&str>, failur
 
 #[cfg(test)]
 mod tests {
-    use crate::supervisor::{SlotId, Verdict};
+    use crate::supervisor::SlotId;
 
     use super::*;
 

@@ -17,6 +17,7 @@ use super::hooks::Hooks;
 use super::listeners::Listeners;
 use super::notify::Notifier;
 use super::oom::OomKills;
+use super::operators::awaited::Awaited;
 use super::outside::Looks;
 use super::pidfd::{Ending, PidFd, peek_any, reap_unknown};
 use super::poller::{Poller, Source};
@@ -79,6 +80,7 @@ pub struct Master {
     pub(super) oom_kills: OomKills,
     pub(super) hooks: Hooks,
     pub(super) upgrade: Upgrade,
+    pub(super) awaited: Awaited,
     pub(super) reopening: Reopening,
     /// What became of the last reload, when that was not done.
     pub(super) reload_failure: Option<String>,
@@ -122,6 +124,7 @@ impl Master {
                 self.execute();
                 continue;
             }
+            self.listen_again()?;
             let now = monotonic_ns();
             let deadlines = [
                 self.supervisor.next_deadline(now),
@@ -130,6 +133,7 @@ impl Master {
                 self.next_look(),
                 self.upgrade.next_deadline(),
                 self.hooks.next_deadline(),
+                self.drain_line_due(),
             ];
             let patience = deadlines.into_iter().flatten().min().map(|at| at.saturating_sub(now));
             let sources = self.poller.wait(patience)?;
@@ -143,13 +147,11 @@ impl Master {
             }
             let now = monotonic_ns();
             self.ctl.expire(now);
-            if self.ctl.has_rested(now) {
-                self.poller.add(self.ctl.as_fd(), Source::Ctl)?;
-            }
             if self.zombies.reap(now) {
                 self.reap_strangers();
             }
             self.look(now);
+            self.tell_of_drain(now);
             self.continue_check(now);
             self.tend_hooks(now);
             self.events.push_back(Event::Tick);
@@ -193,10 +195,12 @@ impl Master {
             for action in actions {
                 self.carry_out(action);
             }
+            self.check_fates();
             if let Some(gone) = gone {
                 self.deaths.remove(&gone);
             }
         }
+        self.answer_awaiting();
         let sentence = self.sentence();
         self.notifier.status(&sentence);
     }

@@ -53,7 +53,9 @@ use hooks::Hooks;
 use listeners::{ListenError, Listeners, Wanted};
 use master::Master;
 use oom::OomKills;
+use operators::awaited::Awaited;
 use outside::Looks;
+pub use pidfd::has_ended_within;
 use reopen::Reopening;
 use report::Reports;
 use state_dir::{StateDir, StateDirError};
@@ -186,6 +188,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         demo: options.demo,
         attempt: reload::Attempt::default(),
         last_failure: None,
+        awaited: Awaited::default(),
         reopening: Reopening::default(),
         oom_kills: OomKills::from_now_on(),
         hooks: Hooks::default(),
@@ -196,6 +199,11 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         exit: None,
         state_dir,
     })
+}
+
+/// What a process does, as `/proc` says: `R`, `S`, `D`, `T`, `t`, `Z`; none when there is none.
+pub fn state_of(pid: i32) -> Option<char> {
+    proc_fs::main_thread(pid).map(|stat| stat.state)
 }
 
 /// The settings of the listeners.

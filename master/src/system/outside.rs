@@ -110,6 +110,8 @@ pub fn judge(verdict: Verdict, first: &Look, second: &Look, extra: &Extra) -> Co
         // Which of them it is, is the worker's to say: what it does may change while it lasts.
         Verdict::StallBlocked | Verdict::StallCpu | Verdict::StallUninterruptible => heart_stands,
         Verdict::Silent => second.looked_ns == first.looked_ns,
+        // Nothing is claimed.
+        Verdict::Operator => true,
         Verdict::Memory => extra.private_bytes.is_some_and(|bytes| is_far_over(bytes, extra.max_rss)),
     };
     if so { Confirmation::Yes } else { Confirmation::No }

@@ -4,6 +4,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,17 @@ impl PidFd {
     }
 }
 
+/// Waits for the end of any process; false when it still runs after `limit`.
+pub fn has_ended_within(pid: i32, limit: Duration) -> io::Result<bool> {
+    let pidfd = match PidFd::open(pid) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(true),
+        pidfd => pidfd?,
+    };
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    Ok(poll(&mut fds, limit)? > 0)
+}
+
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -102,8 +116,6 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 mod tests {
     use std::process::Command;
 
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
     use super::*;
 
     fn ended(command: &str, signal: Option<i32>) -> Ending {
@@ -120,6 +132,17 @@ mod tests {
         assert!(pidfd.reap().is_err(), "reaped once");
         assert!(pidfd.signal(0).is_err(), "nobody left");
         ending
+    }
+
+    #[test]
+    fn the_end_of_any_process_is_waited_for() {
+        let mut child = Command::new("/bin/sh").args(["-c", "sleep 60"]).spawn().expect("sh");
+        let pid = child.id() as i32;
+        assert!(!has_ended_within(pid, Duration::ZERO).expect("it runs"));
+        child.kill().expect("killed");
+        assert!(has_ended_within(pid, Duration::from_secs(10)).expect("it ends"));
+        child.wait().expect("reaped");
+        assert!(has_ended_within(pid, Duration::ZERO).expect("it is gone"));
     }
 
     #[test]

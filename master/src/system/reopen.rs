@@ -9,6 +9,7 @@ use forkgate_shared::control::ToChild;
 use forkgate_shared::log;
 use forkgate_shared::rows::monotonic_ns;
 
+use super::ctl::Carried;
 use super::master::Master;
 use crate::supervisor::{ChildId, Ns, Role};
 
@@ -21,6 +22,8 @@ pub struct Reopening {
     waiting: BTreeSet<ChildId>,
     /// How many did it.
     done: usize,
+    /// Who could not, or did not answer.
+    failed: Vec<String>,
     until: Ns,
 }
 
@@ -37,14 +40,14 @@ impl Master {
         match log::reopen() {
             Ok(true) => {}
             Ok(false) => {
-                tracing::info!(
-                    "USR1: lines go to stderr, there is no log file to open anew (GATEWAY_LOG_FILE)"
-                );
-                return;
+                let why = "lines go to stderr, there is no log file to open anew (GATEWAY_LOG_FILE)";
+                tracing::info!("USR1: {why}");
+                return self.awaited.reopened(Carried::failure(why));
             }
             Err(error) => {
-                tracing::error!(%error, "the log file cannot be opened anew: lines go on to the old one");
-                return;
+                let why = "the log file cannot be opened anew: lines go on to the old one";
+                tracing::error!(%error, "{why}");
+                return self.awaited.reopened(Carried::failure(format!("{why}: {error}")));
             }
         }
         let workers = self.children.iter().filter(|(_, child)| matches!(child.role, Role::Worker { .. }));
@@ -53,7 +56,7 @@ impl Master {
         };
         let waiting: BTreeSet<ChildId> =
             workers.filter(|(_, child)| told(child)).map(|(id, _)| *id).collect();
-        self.reopening = Reopening { waiting, done: 0, until: monotonic_ns() + PATIENCE };
+        self.reopening = Reopening { waiting, done: 0, failed: Vec::new(), until: monotonic_ns() + PATIENCE };
         self.conclude_reopening();
     }
 
@@ -71,6 +74,7 @@ impl Master {
                     error,
                     "a worker cannot open the log file anew; its lines go on to the old one"
                 );
+                self.reopening.failed.push(format!("the worker with pid {pid} cannot open it: {error}"));
             }
         }
         self.conclude_reopening();
@@ -94,13 +98,23 @@ impl Master {
                 pid,
                 "a worker has not said that it opened the log file anew: it is stopped or stuck"
             );
+            self.reopening.failed.push(format!("the worker with pid {pid} did not answer within 5 s"));
         }
         self.conclude_reopening();
     }
 
-    fn conclude_reopening(&self) {
-        if self.reopening.waiting.is_empty() {
-            tracing::info!(workers = self.reopening.done, "log file opened anew");
+    fn conclude_reopening(&mut self) {
+        if !self.reopening.waiting.is_empty() {
+            return;
         }
+        let workers = self.reopening.done;
+        tracing::info!(workers, "log file opened anew");
+        let failed = std::mem::take(&mut self.reopening.failed);
+        self.awaited.reopened(match failed.as_slice() {
+            [] => Carried::done(format!("the log file is open anew, by the master and {workers} workers")),
+            some => {
+                Carried::failure(format!("not everybody writes to the new log file: {}", some.join("; ")))
+            }
+        });
     }
 }

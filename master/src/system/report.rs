@@ -208,7 +208,7 @@ fn facts(row: &Row) -> WorkerFacts {
 }
 
 /// The requests that the row describes, oldest first.
-fn in_flight(row: &Row, now: Ns) -> Vec<Request> {
+pub fn in_flight(row: &Row, now: Ns) -> Vec<Request> {
     let mut entries: Vec<(u64, &InFlight)> =
         row.in_flight_ring.iter().map(|entry| (entry.started_ns.load(Relaxed), entry)).collect();
     entries.retain(|(started, _)| *started != 0);

@@ -75,6 +75,13 @@ impl Watch {
         events
     }
 
+    /// Nobody took note of this worker's claim: the next look tells of it again, if there is one.
+    pub fn hear_again(&mut self, id: ChildId) {
+        if let Some(memory) = self.workers.get_mut(&id) {
+            memory.claim = None;
+        }
+    }
+
     /// Since when the worker's watchdog thread has not looked.
     pub fn silent_since(&self, id: ChildId) -> Option<Ns> {
         self.workers.get(&id).map(|memory| memory.since)
@@ -184,6 +191,13 @@ mod tests {
             scene.claims(claim);
             assert_eq!(scene.run(SECOND, true), [(250, claim)]);
         }
+        let claim = of(Verdict::Spin, Stage::Suspect);
+        scene.claims(claim);
+        assert_eq!(scene.run(SECOND, true), [(250, claim)]);
+        scene.watch.hear_again(ID);
+        assert_eq!(scene.run(SECOND, true), [(250, claim)], "told again");
+        scene.claims(None);
+        assert_eq!(scene.run(SECOND, true), [(250, None)]);
         for garbage in [7, u64::MAX, of(Verdict::Silent, Stage::Fired).map_or(0, Claim::pack)] {
             scene.row.evidence.claim.store(garbage, Relaxed);
             assert_eq!(scene.run(SECOND, true), [], "{garbage:x}");

@@ -129,6 +129,7 @@ impl Master {
         let row = self.rows.row(row);
         let since = match verdict {
             Verdict::Silent => self.watch.silent_since(id),
+            Verdict::Operator => None,
             _ => Some(row.evidence.since_ns.load(Relaxed)),
         };
         let (cause, millis) = (Cause::Verdict { verdict, enforced }, unix_millis());
@@ -170,13 +171,21 @@ impl Master {
 
     /// A report that cannot be written keeps nothing from happening.
     fn write_report(&mut self, report: &Report, millis: u64) {
-        let (slot, pid) = (report.slot, report.pid);
+        let (slot, pid, worker) = (report.slot, report.pid, ChildId(report.generation));
         match self.crash_dir.write(report, millis) {
             Ok(path) => {
                 let culprit = report.culprits.first().map_or_else(|| "unknown".to_owned(), in_words);
-                tracing::error!(slot, pid, path = %path.display(), culprit, "report written");
+                if matches!(report.cause, Cause::Verdict { verdict: Verdict::Operator, .. }) {
+                    tracing::info!(slot, pid, path = %path.display(), "report written, as ordered");
+                } else {
+                    tracing::error!(slot, pid, path = %path.display(), culprit, "report written");
+                }
+                self.awaited.reported(worker, Ok(&path));
             }
-            Err(error) => tracing::warn!(slot, pid, %error, "the crash report cannot be written"),
+            Err(error) => {
+                tracing::warn!(slot, pid, %error, "the crash report cannot be written");
+                self.awaited.reported(worker, Err(error.to_string()));
+            }
         }
     }
 
@@ -204,7 +213,8 @@ impl Master {
         }
     }
 
-    fn queue(&self, slot: SlotId) -> u32 {
+    /// Connections in a slot's accept queue.
+    pub(super) fn queue(&self, slot: SlotId) -> u32 {
         self.listeners.queue_length(slot).unwrap_or(0)
     }
 }

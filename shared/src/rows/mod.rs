@@ -143,7 +143,7 @@ impl Default for UpstreamGauges {
     }
 }
 
-/// Why the master killed a worker: index into [`Base::kills`].
+/// Why the master killed a worker; see [`Base::killed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KillReason {
@@ -151,26 +151,15 @@ pub enum KillReason {
     Boot,
     /// Never done draining within `GATEWAY_GRACEFUL_TIMEOUT`.
     Drain,
-    /// The watchdog's verdict, confirmed from outside.
+    /// The watchdog's verdict, confirmed from outside; or an operator's order.
     Watchdog(Verdict),
 }
 
 impl KillReason {
-    /// How many there are.
-    pub const COUNT: usize = 2 + Verdict::ALL.len();
-
-    /// All, in index order.
+    /// All.
     pub fn all() -> impl Iterator<Item = KillReason> {
-        [KillReason::Boot, KillReason::Drain].into_iter().chain(Verdict::ALL.map(KillReason::Watchdog))
-    }
-
-    /// Index into [`Base::kills`].
-    pub fn index(self) -> usize {
-        match self {
-            KillReason::Boot => 0,
-            KillReason::Drain => 1,
-            KillReason::Watchdog(verdict) => 2 + verdict.index(),
-        }
+        let verdicts = Verdict::ALL.into_iter().chain([Verdict::Operator]);
+        [KillReason::Boot, KillReason::Drain].into_iter().chain(verdicts.map(KillReason::Watchdog))
     }
 
     /// The word for logs, metrics and `ctl`.
@@ -208,8 +197,7 @@ pub struct Base {
     pub upgrades: AtomicU64,
     /// Voluntary replacements, by [`RecycleReason::index`].
     pub recycles: [AtomicU64; RecycleReason::ALL.len()],
-    /// Kills by the master, by [`KillReason::index`].
-    pub kills: [AtomicU64; KillReason::COUNT],
+    kills: [AtomicU64; 2 + Verdict::ALL.len()],
     /// Verdicts that were not carried out because the master did not see them confirmed, or only watches.
     pub spared: [AtomicU64; Verdict::ALL.len()],
     /// From a worker's start to its READY.
@@ -222,6 +210,20 @@ pub struct Base {
     folds: AtomicU64,
     /// See [`Counters`].
     pub counters: Counters,
+    /// At the end, where there was room: the layout is the one that it was without.
+    operator_kills: AtomicU64,
+}
+
+impl Base {
+    /// Kills by the master for this reason.
+    pub fn killed(&self, reason: KillReason) -> &AtomicU64 {
+        match reason {
+            KillReason::Boot => &self.kills[0],
+            KillReason::Drain => &self.kills[1],
+            KillReason::Watchdog(Verdict::Operator) => &self.operator_kills,
+            KillReason::Watchdog(verdict) => &self.kills[2 + verdict.index()],
+        }
+    }
 }
 
 /// The mapped table.
@@ -462,6 +464,18 @@ mod tests {
         assert!(rows.totals().is_none() && rows.read_whole(|| 5).is_none());
         rows.fold(0);
         assert!(rows.totals().is_some() && rows.read_whole(|| 5) == Some(5));
+    }
+
+    #[test]
+    fn every_reason_of_a_kill_has_a_count_of_its_own() {
+        let (rows, _fd) = Rows::create(1).expect("create");
+        for (count, reason) in (1..).zip(KillReason::all()) {
+            rows.base().killed(reason).store(count, Relaxed);
+        }
+        let counts: Vec<u64> =
+            KillReason::all().map(|reason| rows.base().killed(reason).load(Relaxed)).collect();
+        assert_eq!(counts, (1..=counts.len() as u64).collect::<Vec<_>>());
+        assert_eq!(size_of::<Base>(), 4 * 4096, "programs of this version share it with the one before");
     }
 
     #[test]

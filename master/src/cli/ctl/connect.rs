@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::system::ctl::{self, Refusal, Request};
+use crate::system;
+use crate::system::ctl::{self, Peer, Refusal, Request};
 
 /// A master answers within a turn of its loop; one that is stopped never does.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,11 +34,8 @@ pub(super) enum CtlError {
         "nobody listens at {path}: the master that made it was killed; start one with `forkgate serve`", path = .path.display()
     )]
     Dead { path: PathBuf },
-    #[error(
-        "the master at {path} did not answer within {} s: it is stopped or stuck (`ps -o pid,stat,args -C forkgate`)",
-        TIMEOUT.as_secs(), path = .path.display()
-    )]
-    Silent { path: PathBuf },
+    #[error("the master {who} did not answer within {} s: {}", TIMEOUT.as_secs(), why_silent(*.pid), who = named(*.pid, .path))]
+    Silent { path: PathBuf, pid: Option<i32> },
     #[error("the master at {path} closed the connection without an answer: it is busy with others; try again", path = .path.display())]
     Closed { path: PathBuf },
     #[error(
@@ -48,6 +46,30 @@ pub(super) enum CtlError {
     Malformed { path: PathBuf, source: serde_json::Error },
     #[error("{0}")]
     Refused(String),
+}
+
+fn named(pid: Option<i32>, path: &Path) -> String {
+    match pid {
+        Some(pid) => format!("(pid {pid}) at {}", path.display()),
+        None => format!("at {}", path.display()),
+    }
+}
+
+/// What a process does that says nothing, and what can be done about it.
+fn why_silent(pid: Option<i32>) -> String {
+    let Some((pid, state)) = pid.and_then(|pid| Some((pid, system::state_of(pid)?))) else {
+        return "it is stopped or stuck (`ps -o pid,stat,args -C forkgate`)".to_owned();
+    };
+    match state {
+        'T' => format!("it is stopped (state T), somebody sent it STOP; `kill -CONT {pid}` lets it go on"),
+        't' => "a debugger holds it (state t)".to_owned(),
+        'D' => "it waits in the kernel (state D), perhaps for a disk that does not answer".to_owned(),
+        'Z' | 'X' => "it has just ended; the log says why".to_owned(),
+        state => format!(
+            "it is stuck or gets no CPU (state {state}); `kill -ABRT {pid}` makes it write down what it knows, as soon as \
+             it can"
+        ),
+    }
 }
 
 fn tried(paths: &[PathBuf]) -> String {
@@ -91,7 +113,11 @@ pub(super) fn ask<A: DeserializeOwned>(
 /// A master that was asked.
 pub(super) struct Connection {
     path: PathBuf,
+    /// The master's process id, as the kernel says; none when it is in a namespace that cannot be seen from here.
+    pid: Option<i32>,
     stream: BufReader<io::Take<UnixStream>>,
+    /// Lines may be as long in coming as they like.
+    is_patient: bool,
 }
 
 impl Connection {
@@ -100,10 +126,11 @@ impl Connection {
         for path in candidates {
             match connect(path, request) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(CtlError::of(path, error)),
+                Err(error) => return Err(CtlError::of(path, None, error)),
                 Ok(stream) => {
+                    let pid = Peer::of(&stream).ok().map(|peer| peer.pid).filter(|pid| *pid > 0);
                     let stream = BufReader::new(stream.take(MAX_ANSWER));
-                    return Ok(Connection { path: path.clone(), stream });
+                    return Ok(Connection { path: path.clone(), pid, stream, is_patient: false });
                 }
             }
         }
@@ -113,14 +140,31 @@ impl Connection {
     /// The next line of the answer.
     pub(super) fn next(&mut self) -> Result<String, CtlError> {
         let mut line = String::new();
-        self.stream.read_line(&mut line).map_err(|error| CtlError::of(&self.path, error))?;
+        // What came before an error stays in the line.
+        while let Err(error) = self.stream.read_line(&mut line) {
+            let error = CtlError::of(&self.path, self.pid, error);
+            let waits = self.is_patient && matches!(error, CtlError::Silent { .. }) && !self.stands_still();
+            if !waits {
+                return Err(error);
+            }
+        }
         if line.ends_with('\n') { Ok(line) } else { Err(CtlError::Closed { path: self.path.clone() }) }
     }
 
-    /// Lines may be as long in coming as they like from now on.
-    pub(super) fn is_patient(&mut self) -> Result<(), CtlError> {
-        let stream = self.stream.get_ref().get_ref();
-        stream.set_read_timeout(None).map_err(|error| CtlError::of(&self.path, error))
+    /// Lines may be as long in coming as they like from now on, unless the master stands still.
+    pub(super) fn is_patient(&mut self) {
+        self.is_patient = true;
+        self.stream.get_mut().set_limit(u64::MAX);
+    }
+
+    /// Somebody stopped the master, or a debugger holds it: nothing will come.
+    fn stands_still(&self) -> bool {
+        self.pid.and_then(system::state_of).is_some_and(|state| matches!(state, 'T' | 't'))
+    }
+
+    /// The master's process id, when it can be seen from here.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.pid
     }
 
     /// Something in an answer was not understood.
@@ -146,10 +190,10 @@ fn connect(path: &Path, request: &Request) -> io::Result<UnixStream> {
 }
 
 impl CtlError {
-    pub(super) fn of(path: &Path, source: io::Error) -> CtlError {
+    pub(super) fn of(path: &Path, pid: Option<i32>, source: io::Error) -> CtlError {
         let path = path.to_owned();
         match source.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CtlError::Silent { path },
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CtlError::Silent { path, pid },
             io::ErrorKind::ConnectionRefused => CtlError::Dead { path },
             io::ErrorKind::PermissionDenied => CtlError::Forbidden { path },
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CtlError::Closed { path },

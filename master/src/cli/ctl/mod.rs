@@ -1,16 +1,19 @@
 //! `forkgate ctl`: asks a running master over its control socket.
 
+mod args;
 mod connect;
 mod operate;
 mod table;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+pub use args::{CtlCommand, run};
 pub use connect::sockets;
-pub use operate::{reload, upgrade};
+pub use operate::{Scaling, drain, dump, kill, recycle, reload, reopen, scale, upgrade};
 
 use connect::{CtlError, ask};
 
@@ -25,6 +28,16 @@ pub fn status(json: bool, sockets: &[PathBuf]) -> ExitCode {
     shown(ask(sockets, &Request::Status), json, table::table)
 }
 
+/// Prints a line per worker; else as [`status`].
+pub fn workers(json: bool, sockets: &[PathBuf]) -> ExitCode {
+    shown(ask(sockets, &Request::Workers), json, workers::list)
+}
+
+/// Prints everything about a slot; else as [`status`].
+pub fn slot(slot: u32, json: bool, sockets: &[PathBuf]) -> ExitCode {
+    shown(ask(sockets, &Request::Worker { slot }), json, workers::slot)
+}
+
 /// Prints why the last worker of a slot was killed or died; else as [`status`].
 pub fn why(slot: u32, json: bool, sockets: &[PathBuf]) -> ExitCode {
     shown(ask(sockets, &Request::Why { slot }), json, |why: &Why| {
@@ -33,9 +46,9 @@ pub fn why(slot: u32, json: bool, sockets: &[PathBuf]) -> ExitCode {
 }
 
 /// Pauses a slot, or resumes it; else as [`status`].
-pub fn pause(slot: u32, paused: bool, sockets: &[PathBuf]) -> ExitCode {
+pub fn pause(slot: u32, paused: bool, json: bool, sockets: &[PathBuf]) -> ExitCode {
     let request = if paused { Request::Pause { slot } } else { Request::Resume { slot } };
-    shown(ask(sockets, &request), false, |Done { done }: &Done| format!("{done}\n"))
+    shown(ask(sockets, &request), json, |Done { done }: &Done| format!("{done}\n"))
 }
 
 fn shown<A>(answer: Result<(String, A), CtlError>, json: bool, render: impl Fn(&A) -> String) -> ExitCode {

@@ -30,7 +30,7 @@ pub(super) fn table(answer: &Answer) -> String {
     let status = &answer.status;
     // The sentence begins with the state where that is not the usual one.
     let sentence = answer.sentence.strip_prefix(&answer.state).and_then(|rest| rest.strip_prefix(": "));
-    let mut text = format!(
+    let text = format!(
         "forkgate {}{}, pid {}, up {}, {}: {}\n\
          listening on {}{}\n\
          requests {}, connections {}, crashes {} (for memory {}), boot failures {}\n\
@@ -57,9 +57,14 @@ pub(super) fn table(answer: &Answer) -> String {
     );
     let mut lines = vec![COLUMNS.map(str::to_owned)];
     lines.extend(status.workers.iter().map(cells));
-    let widths: Vec<usize> = (0..COLUMNS.len())
-        .map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0))
-        .collect();
+    text + &aligned(&lines)
+}
+
+/// Cells under each other.
+pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
     for line in lines {
         let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}"));
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
@@ -95,10 +100,6 @@ fn counts(counts: &BTreeMap<String, u64>) -> String {
 
 fn cells(worker: &WorkerStatus) -> [String; COLUMNS.len()] {
     let limit = if worker.request_limit == 0 { "-".to_owned() } else { worker.request_limit.to_string() };
-    let memory = match worker.private_bytes {
-        0 => "-".to_owned(),
-        bytes => format!("{:.1}M", bytes as f64 / f64::from(1 << 20)),
-    };
     [
         worker.slot.to_string(),
         worker.row.to_string(),
@@ -113,15 +114,23 @@ fn cells(worker: &WorkerStatus) -> [String; COLUMNS.len()] {
         worker.streams.to_string(),
         worker.abandoned_calls.to_string(),
         worker.leaves_in_s.map_or_else(|| "-".to_owned(), |seconds| format!("in {}", span(seconds))),
-        memory,
+        memory(worker.private_bytes),
         format!("{}/{}", worker.catalog_generation, worker.settings_generation),
         format!("{:.0}%", worker.busy * 100.0),
         if worker.watchdog.is_empty() { "-".to_owned() } else { worker.watchdog.clone() },
     ]
 }
 
+/// Mebibytes; nothing before the first sample.
+pub fn memory(bytes: u64) -> String {
+    match bytes {
+        0 => "-".to_owned(),
+        bytes => format!("{:.1}M", bytes as f64 / f64::from(1 << 20)),
+    }
+}
+
 /// Two units are enough for people.
-fn span(seconds: f64) -> String {
+pub fn span(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     match whole {
         0..60 => format!("{whole}s"),

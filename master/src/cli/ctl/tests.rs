@@ -25,8 +25,12 @@ fn errors_say_where_and_what_to_do() {
     );
     drop(UnixListener::bind(&paths[0]).expect("bind"));
     assert!(matches!(ask::<Answer>(&paths[..1], &Request::Status), Err(CtlError::Dead { .. })));
-    let silent = CtlError::of(&paths[0], io::ErrorKind::WouldBlock.into()).to_string();
-    assert!(silent.contains("did not answer within 5 s"), "{silent}");
+    let own = std::process::id() as i32;
+    for pid in [None, Some(own), Some(i32::MAX)] {
+        let silent = CtlError::of(&paths[0], pid, io::ErrorKind::WouldBlock.into()).to_string();
+        assert!(silent.contains("did not answer within 5 s"), "{silent}");
+        assert_eq!(silent.contains(&format!("kill -ABRT {own}")), pid == Some(own), "{silent}");
+    }
 }
 
 #[test]
@@ -121,7 +125,7 @@ fn an_operation_has_progress_and_then_an_outcome() {
     let failed = Outcome::failure("slot 1 did not start");
     let (_dir, path, asked) = master(vec![progress("a"), progress("b"), ctl::line(&failed)]);
     let seen = RefCell::new(Vec::new());
-    let (line, outcome) = wait_for(&Request::Reload { check_only: false }, &[path], |text| {
+    let (line, outcome) = wait_for::<Outcome>(&Request::Reload { check_only: false }, &[path], |text| {
         seen.borrow_mut().push(text.to_owned())
     })
     .expect("answer");
@@ -130,10 +134,12 @@ fn an_operation_has_progress_and_then_an_outcome() {
     assert!(line.starts_with("{\"ok\":false,\"error\":\"slot 1 did not start\""), "{line}");
 
     let (_dir, path, _asked) = master(vec![progress("a")]);
-    let ended = wait_for(&Request::Reload { check_only: false }, &[path], |_| ()).expect_err("no outcome");
+    let ended =
+        wait_for::<Outcome>(&Request::Reload { check_only: false }, &[path], |_| ()).expect_err("no outcome");
     assert!(ended.to_string().contains("ended before it had an answer"), "{ended}");
 
     let (_dir, path, _asked) = master(vec![ctl::refusal("not understood")]);
-    let refused = wait_for(&Request::Reload { check_only: false }, &[path], |_| ()).expect_err("refused");
+    let refused =
+        wait_for::<Outcome>(&Request::Reload { check_only: false }, &[path], |_| ()).expect_err("refused");
     assert_eq!(refused.to_string(), "not understood");
 }

@@ -72,6 +72,12 @@ fn verdict(report: &Report) -> String {
     );
     match &report.cause {
         Cause::Died { how } => format!("{who} died: {how}"),
+        Cause::Verdict { verdict: Verdict::Operator, enforced: true } => {
+            format!("{who} was killed: an operator ordered it")
+        }
+        Cause::Verdict { verdict: Verdict::Operator, enforced: false } => {
+            format!("{who} lives on: an operator ordered this report")
+        }
         Cause::Verdict { verdict, enforced } => {
             let happened =
                 if *enforced { "was killed" } else { "would have been killed (GATEWAY_WATCHDOG=observe)" };
@@ -94,6 +100,7 @@ fn reason(verdict: Verdict, report: &Report) -> String {
             }
             None => format!("its event loop was busy{since} and did hardly any work"),
         },
+        Verdict::Operator => "an operator ordered it".to_owned(),
         Verdict::Silent => format!("its watchdog has not been heard{since}"),
         Verdict::Memory => {
             format!("its private memory was {} and over its limit{since}", bytes(report.worker.private_bytes))

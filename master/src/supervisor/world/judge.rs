@@ -37,7 +37,8 @@ impl World {
 
     fn tell(&mut self, child: ChildId) -> Option<SlotId> {
         let Some(process) = self.processes.get_mut(&child) else {
-            self.breaches.push(("I4", format!("{child:?} is spoken to after its end")));
+            let late = !self.unborn.contains(&child);
+            self.breach(late, "I4", || format!("{child:?} is spoken to after its end"));
             return None;
         };
         process.told = Some(self.now);
@@ -66,7 +67,9 @@ impl World {
     pub(super) fn signal(&mut self, child: ChildId, signal: ChildSignal) {
         let (now, stopping) = (self.now, self.stopping.is_some());
         let Some(process) = self.processes.get_mut(&child) else {
-            self.breaches.push(("I4", format!("{child:?} is signalled after its end")));
+            // Everything may end in the very step in which it was to be started.
+            let late = !self.unborn.contains(&child);
+            self.breach(late, "I4", || format!("{child:?} is signalled after its end"));
             return;
         };
         let told = process.told;
@@ -94,7 +97,10 @@ impl World {
     }
 
     pub(super) fn report(&mut self, child: ChildId, verdict: Verdict, enforced: bool) {
-        let unconfirmed = !self.confirmed.contains_key(&child) && self.stopping.is_none();
+        let unconfirmed = match verdict {
+            Verdict::Operator => !self.ordered.contains(&child),
+            _ => !self.confirmed.contains_key(&child) && self.stopping.is_none(),
+        };
         self.breach(unconfirmed, "I6", || {
             format!("{child:?} is reported for {verdict:?} without confirmation")
         });

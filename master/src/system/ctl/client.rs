@@ -14,8 +14,8 @@ use std::os::unix::net::UnixStream;
 use serde::{Deserialize, Serialize};
 
 use super::super::upgrade::{Adopter, Keeper, Kept};
-use super::Turn;
 use super::messages::Operation;
+use super::{Ordered, Peer, Turn};
 use crate::supervisor::Ns;
 
 /// Longest request.
@@ -33,6 +33,9 @@ pub(super) struct Client {
     out: Vec<u8>,
     /// None while it waits: an operation ends by itself.
     deadline: Option<Ns>,
+    peer: Peer,
+    /// What it ordered and is waiting for.
+    order: Option<Ordered>,
 }
 
 /// What is written down for another program.
@@ -42,13 +45,20 @@ pub(super) struct Saved {
     stage: Stage,
     out: Vec<u8>,
     deadline: Option<Ns>,
+    #[serde(default)]
+    peer: Option<Peer>,
+    #[serde(default)]
+    order: Option<Ordered>,
 }
 
 impl Saved {
     /// The client again.
     pub(super) fn restore(self, adopter: &mut Adopter) -> io::Result<Client> {
         let stream = UnixStream::from(adopter.adopt(self.stream)?);
-        Ok(Client { stream, stage: self.stage, out: self.out, deadline: self.deadline })
+        // A program that did not write down who it is had let it in.
+        let peer = self.peer.map_or_else(|| Peer::of(&stream), Ok)?;
+        let (stage, out, deadline, order) = (self.stage, self.out, self.deadline, self.order);
+        Ok(Client { stream, stage, out, deadline, peer, order })
     }
 }
 
@@ -66,8 +76,9 @@ enum Stage {
 }
 
 impl Client {
-    pub(super) fn new(stream: UnixStream, now: Ns) -> Client {
-        Client { stream, stage: Stage::Asking(Vec::new()), out: Vec::new(), deadline: Some(now + TIMEOUT) }
+    pub(super) fn new(stream: UnixStream, peer: Peer, now: Ns) -> Client {
+        let (stage, deadline) = (Stage::Asking(Vec::new()), Some(now + TIMEOUT));
+        Client { stream, stage, out: Vec::new(), deadline, peer, order: None }
     }
 
     /// Writes it down.
@@ -77,6 +88,8 @@ impl Client {
             stage: self.stage.clone(),
             out: self.out.clone(),
             deadline: self.deadline,
+            peer: Some(self.peer),
+            order: self.order.clone(),
         }
     }
 
@@ -93,8 +106,19 @@ impl Client {
         self.out.len()
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.stage, Stage::Waiting { .. })
+    pub(super) fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    pub(super) fn order(&self) -> Option<&Ordered> {
+        self.order.as_ref()
+    }
+
+    pub(super) fn waits_for(&self) -> Option<Operation> {
+        match self.stage {
+            Stage::Waiting { operation, .. } => Some(operation),
+            _ => None,
+        }
     }
 
     /// True when the run that is under way is the one that it waits for.
@@ -112,9 +136,10 @@ impl Client {
     }
 
     /// It waits for the next run.
-    pub(super) fn wait(&mut self, operation: Operation) {
+    pub(super) fn wait(&mut self, operation: Operation, order: Option<Ordered>) {
         self.stage = Stage::Waiting { operation, begun: false };
         self.deadline = None;
+        self.order = order;
     }
 
     /// Tells it something on the way, unless it does not listen.

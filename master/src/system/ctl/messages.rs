@@ -5,9 +5,9 @@
 
 use std::path::PathBuf;
 
-use forkgate_shared::report::Report;
+use forkgate_shared::report::{Report, Request as InFlight};
 use forkgate_shared::settings::Change;
-use forkgate_shared::status::Status;
+use forkgate_shared::status::{Status, WorkerStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::supervisor::{Cause, SlotId, WHOLE};
@@ -18,11 +18,46 @@ use crate::supervisor::{Cause, SlotId, WHOLE};
 pub enum Request {
     /// What the master and its workers are doing.
     Status,
+    /// Every worker.
+    Workers,
+    /// Everything about one slot.
+    Worker {
+        /// The slot.
+        slot: u32,
+    },
     /// Why the last worker of a slot was killed or died.
     Why {
         /// The slot.
         slot: u32,
     },
+    /// Another worker for a slot; answered when it serves and the old one leaves.
+    Recycle {
+        /// The slot.
+        slot: u32,
+    },
+    /// The same, and the old worker is killed; answered when it is gone.
+    Kill {
+        /// The slot.
+        slot: u32,
+    },
+    /// A report of a worker that lives on; answered when it is written.
+    Dump {
+        /// The slot.
+        slot: u32,
+    },
+    /// Another number of workers, said in one of two ways; answered when there are so many.
+    Scale {
+        /// So many.
+        #[serde(default)]
+        workers: Option<u32>,
+        /// So many more, or fewer.
+        #[serde(default)]
+        by: Option<i32>,
+    },
+    /// Open the log file anew; answered when everybody has.
+    Reopen,
+    /// Finish what was begun and end; answered when the master ends.
+    Drain,
     /// No new clients for a slot.
     Pause {
         /// The slot.
@@ -48,7 +83,7 @@ pub enum Request {
 }
 
 /// What can be asked, for a client that asked for something else.
-pub const KNOWN: &str = r#"{"command":"status"}, {"command":"why","slot":0}, {"command":"reload","check_only":true}, {"command":"upgrade","binary":null}, {"command":"pause","slot":0}, {"command":"resume","slot":0}"#;
+pub const KNOWN: &str = r#"{"command":"status"}, {"command":"workers"}, {"command":"worker","slot":0}, {"command":"why","slot":0}, {"command":"reload","check_only":true}, {"command":"upgrade","binary":null}, {"command":"pause","slot":0}, {"command":"resume","slot":0}, {"command":"recycle","slot":0}, {"command":"kill","slot":0}, {"command":"dump","slot":0}, {"command":"scale","workers":4}, {"command":"scale","by":-1}, {"command":"reopen"}, {"command":"drain"}"#;
 
 /// What takes its time, so that a client waits for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +95,25 @@ pub enum Operation {
     Check,
     /// Another program.
     Upgrade,
+    /// Another worker for a slot.
+    Recycle(u32),
+    /// The end of a slot's worker.
+    Kill(u32),
+    /// A report of a slot's worker.
+    Dump(u32),
+    /// So many workers.
+    Scale(u32),
+    /// The log file anew.
+    Reopen,
+    /// The end of everything.
+    Drain,
+}
+
+impl Operation {
+    /// The next program, which may be an older one, can go on with it.
+    pub fn outlives_an_upgrade(self) -> bool {
+        matches!(self, Operation::Reload | Operation::Check | Operation::Upgrade)
+    }
 }
 
 /// What is answered to [`Request::Status`].
@@ -118,11 +172,149 @@ pub struct Why {
     pub report: Report,
 }
 
+/// What is answered to [`Request::Workers`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Workers {
+    /// The master's process id.
+    pub pid: u32,
+    /// How many are meant to be.
+    pub target: u64,
+    /// One entry per process, by slot, then by age.
+    pub workers: Vec<Worker>,
+}
+
+/// One worker as the master sees it, and as it says itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// `primary`, `standby` or `leaving`.
+    pub place: String,
+    /// `starting`, `booting`, `running`, `aside`, `draining`, `aborting` or `killed`.
+    pub phase: String,
+    /// Why it leaves, is suspected, was started or is to be replaced: a recycle reason, a verdict, `retiring` or
+    /// `stopping`.
+    pub reason: Option<String>,
+    /// Connections in its slot's accept queue.
+    pub accept_queue: u32,
+    /// The part of its slot's share of new clients that it gets, 0 to 1.
+    pub share: f64,
+    /// Why that is less than 1; see [`HeldBack`].
+    pub held_back: Option<String>,
+    /// Its row.
+    #[serde(flatten)]
+    pub row: WorkerStatus,
+}
+
+/// What is answered to [`Request::Worker`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Which.
+    pub slot: u32,
+    /// Its socket listens.
+    pub open: bool,
+    /// It gets no new clients because an operator wants it so.
+    pub paused: bool,
+    /// It goes away.
+    pub retiring: bool,
+    /// Why its worker is to be replaced once that may be.
+    pub wish: Option<String>,
+    /// Without a worker: seconds until the next one is started, at the earliest.
+    pub next_start_s: Option<f64>,
+    /// The part of its share of new clients that it gets, 0 to 1.
+    pub share: f64,
+    /// Why that is less than 1; see [`HeldBack`].
+    pub held_back: Option<String>,
+    /// Connections in its accept queue.
+    pub accept_queue: u32,
+    /// The last report of one of its workers that was killed or died.
+    pub last_report: Option<PathBuf>,
+    /// Its workers, by age.
+    pub workers: Vec<Details>,
+}
+
+/// One worker, with what it is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Details {
+    /// As in the list of all.
+    #[serde(flatten)]
+    pub worker: Worker,
+    /// Its event loop, by its own account.
+    pub event_loop: EventLoop,
+    /// Requests that it works on, the oldest first.
+    pub requests_in_flight: Vec<InFlight>,
+}
+
+/// What a worker's watchdog thread says of its event loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLoop {
+    /// The longest single poll so far, milliseconds.
+    pub longest_poll_ms: u64,
+    /// How late the loop's own timer was last, milliseconds.
+    pub lag_ms: u64,
+    /// It sheds load because of that.
+    pub overloaded: bool,
+    /// Storms of wakes without work that were seen.
+    pub wake_storms: u64,
+    /// Tasks alive.
+    pub tasks: u64,
+}
+
 /// What is answered to a request that cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Why.
     pub error: String,
+}
+
+/// How an order about workers ended: the last line of its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Carried {
+    /// It was done.
+    pub ok: bool,
+    /// Why it was not.
+    pub error: Option<String>,
+    /// What is so now.
+    pub done: Option<String>,
+    /// The slot that it was about.
+    pub slot: Option<u32>,
+    /// Process id of the worker that it was about.
+    pub pid: Option<u32>,
+    /// Process id of the one that took its place.
+    pub new_pid: Option<u32>,
+    /// Where the report is.
+    pub report: Option<PathBuf>,
+    /// How many workers are meant to be.
+    pub workers: Option<u32>,
+}
+
+impl Carried {
+    /// It was done.
+    pub fn done(what: impl Into<String>) -> Carried {
+        Carried { ok: true, done: Some(what.into()), ..Carried::default() }
+    }
+
+    /// It was not.
+    pub fn failure(why: impl Into<String>) -> Carried {
+        Carried { error: Some(why.into()), ..Carried::default() }
+    }
+}
+
+/// The last line of an answer that takes its time.
+pub trait Ending: Serialize {
+    /// Why it was not done; none when it was.
+    fn failure(&self) -> Option<&str>;
+}
+
+impl Ending for Outcome {
+    fn failure(&self) -> Option<&str> {
+        (!self.ok).then(|| self.error.as_deref().unwrap_or("see the log"))
+    }
+}
+
+impl Ending for Carried {
+    fn failure(&self) -> Option<&str> {
+        (!self.ok).then(|| self.error.as_deref().unwrap_or("see the log"))
+    }
 }
 
 /// A line that says how far an operation is.
@@ -185,14 +377,25 @@ mod tests {
     #[test]
     fn what_a_client_is_told_can_be_asked() {
         let known = serde_json::from_str::<Vec<Request>>(&format!("[{KNOWN}]")).expect("requests");
-        let of_slots = [Request::Pause { slot: 0 }, Request::Resume { slot: 0 }];
-        let others = [
+        let slot = 0;
+        let all = [
             Request::Status,
-            Request::Why { slot: 0 },
+            Request::Workers,
+            Request::Worker { slot },
+            Request::Why { slot },
             Request::Reload { check_only: true },
             Request::Upgrade { binary: None },
+            Request::Pause { slot },
+            Request::Resume { slot },
+            Request::Recycle { slot },
+            Request::Kill { slot },
+            Request::Dump { slot },
+            Request::Scale { workers: Some(4), by: None },
+            Request::Scale { workers: None, by: Some(-1) },
+            Request::Reopen,
+            Request::Drain,
         ];
-        assert_eq!(known, [&others[..], &of_slots].concat());
+        assert_eq!(known, all);
         for other in
             [r#"{"command":"why"}"#, r#"{"command":"why","slot":-1}"#, r#"{"command":"why","slot":"0"}"#]
         {

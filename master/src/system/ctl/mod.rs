@@ -3,8 +3,11 @@
 //! Most answers are given at once. An operation (a reload) is answered when it has ended: its client waits, is told how far
 //! it is, and is forgotten when it leaves. A client waits for the first run that begins after it asked.
 //!
-//! Mode 0600, and the peer must be the master's own user or root. Bounded: clients, those that wait, bytes, time.
+//! Mode 0600, and the peer must be the master's own user or root: who else gets through is told so. Whoever changes something
+//! is named in the log, see [`audit`]. Bounded: clients, those that wait, bytes, time; who finds no place waits in the socket's
+//! queue.
 
+mod audit;
 mod client;
 mod messages;
 
@@ -12,28 +15,28 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 
 use serde::{Deserialize, Serialize};
 
+pub use audit::{Ordered, Peer, log_stranger};
 use client::Client;
 pub use messages::{
-    Answer, Done, HeldBack, KNOWN, Operation, Outcome, Progress, Refusal, Request, Why, line, no_such_slot,
-    refusal,
+    Answer, Carried, Details, Done, Ending, EventLoop, HeldBack, KNOWN, Operation, Outcome, Progress,
+    Refusal, Request, Slot, Why, Worker, Workers, line, no_such_slot, refusal,
 };
 
 use super::upgrade::{Adopter, Keeper, Kept};
 use crate::supervisor::Ns;
 
-/// Clients at once; `ctl` is for people and probes.
-const MAX_CLIENTS: usize = 16;
+/// Clients at once; `ctl` is for people and probes, and a probe on every host of a fleet may run at the same second.
+const MAX_CLIENTS: usize = 160;
 /// Of these, clients that wait for an operation: the others still find a place.
-const MAX_WAITING: usize = 8;
+const MAX_WAITING: usize = 128;
 /// An answer that is larger (a crash report: little more than a megabyte) is given to one client at a time.
 const LARGE: usize = 64 * 1024;
 /// After an accept that failed for want of descriptors or memory: the client still waits in the queue, and a poller that
@@ -66,8 +69,8 @@ pub enum Turn {
 pub enum Reply {
     /// This line is the answer.
     Now(Vec<u8>),
-    /// The answer comes when the next run of this has ended; until then this is what is done.
-    Later(Operation, String),
+    /// The answer comes when the next run of this has ended; until then this is what is done. The order is for the log.
+    Later(Operation, String, Option<Ordered>),
 }
 
 /// What is written down for another program.
@@ -88,6 +91,8 @@ pub struct Ctl {
     next: u64,
     /// Nobody is accepted before.
     rests_until: Option<Ns>,
+    /// Nobody is accepted before one of the clients is gone.
+    is_full: bool,
 }
 
 /// A short name for a socket whose path may be long: an address holds 108 bytes (unix(7)), a path more. The name is
@@ -115,7 +120,8 @@ impl Ctl {
         umask(before);
         let listener = listener?;
         listener.set_nonblocking(true)?;
-        Ok(Ctl { path: path.to_owned(), listener, clients: BTreeMap::new(), next: 0, rests_until: None })
+        let clients = BTreeMap::new();
+        Ok(Ctl { path: path.to_owned(), listener, clients, next: 0, rests_until: None, is_full: false })
     }
 
     /// Writes it down, with the clients and what they are owed, large answers excepted: who waits for one asks again.
@@ -130,7 +136,8 @@ impl Ctl {
         let clients = saved.clients.into_iter().map(|(id, client)| Ok((id, client.restore(adopter)?)));
         let clients = clients.collect::<io::Result<_>>()?;
         let listener = UnixListener::from(adopter.adopt(saved.listener)?);
-        Ok(Ctl { path: saved.path, listener, clients, next: saved.next, rests_until: None })
+        let (next, rests_until, is_full) = (saved.next, None, false);
+        Ok(Ctl { path: saved.path, listener, clients, next, rests_until, is_full })
     }
 
     /// The clients, and whether they wait for room to write.
@@ -143,20 +150,41 @@ impl Ctl {
         self.listener.as_fd()
     }
 
-    /// Accepts one client, if one may come in; gives its number. An error stays: the same client would be met again.
+    /// Accepts one client, if one may come in; gives its number. An error stays, and so does who finds no place: the same
+    /// client would be met again.
     pub fn accept(&mut self, now: Ns) -> io::Result<Option<u64>> {
+        self.is_full = self.clients.len() >= MAX_CLIENTS;
+        if self.is_full {
+            return Ok(None);
+        }
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) if is_the_clients(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        if self.clients.len() >= MAX_CLIENTS || !may_ask(&stream) || stream.set_nonblocking(true).is_err() {
+        let Ok(peer) = Peer::of(&stream) else { return Ok(None) };
+        if stream.set_nonblocking(true).is_err() {
             return Ok(None);
         }
         let id = self.next;
         self.next += 1;
-        self.clients.insert(id, Client::new(stream, now));
+        self.clients.insert(id, Client::new(stream, peer, now));
         Ok(Some(id))
+    }
+
+    /// There is no place: the caller takes the socket out of what it waits for.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// Who a client is.
+    pub fn peer(&self, id: u64) -> Option<Peer> {
+        self.clients.get(&id).map(Client::peer)
+    }
+
+    /// What a client ordered and is waiting for.
+    pub fn order(&self, id: u64) -> Option<&Ordered> {
+        self.clients.get(&id).and_then(Client::order)
     }
 
     /// Accepts nobody for a while; the caller takes the socket out of what it waits for.
@@ -164,9 +192,11 @@ impl Ctl {
         self.rests_until = Some(now + REST);
     }
 
-    /// True once, when the rest is over: the caller waits for clients again.
-    pub fn has_rested(&mut self, now: Ns) -> bool {
-        self.rests_until.take_if(|until| *until <= now).is_some()
+    /// True once, when the rest is over or there is a place again: the caller waits for clients again.
+    pub fn listens_again(&mut self, now: Ns) -> bool {
+        let has_place = self.is_full && self.clients.len() < MAX_CLIENTS;
+        self.is_full &= !has_place;
+        self.rests_until.take_if(|until| *until <= now).is_some() || has_place
     }
 
     /// A client's descriptor.
@@ -191,17 +221,22 @@ impl Ctl {
         let Some(client) = self.clients.get_mut(&id) else { return Turn::Over };
         match reply {
             Reply::Now(line) => client.answer(&line, now),
-            Reply::Later(operation, progress) => {
-                client.wait(operation);
+            Reply::Later(operation, progress, order) => {
+                client.wait(operation, order);
                 client.tell(&line(&Progress { progress }));
             }
         }
         self.turn(id)
     }
 
+    /// Somebody waits for a run of this.
+    pub fn is_awaited(&self, what: Operation) -> bool {
+        self.clients.values().any(|client| client.waits_for() == Some(what))
+    }
+
     /// True while another client may wait for an operation.
     pub fn may_wait(&self) -> bool {
-        self.clients.values().filter(|client| client.is_waiting()).count() < MAX_WAITING
+        self.clients.values().filter(|client| client.waits_for().is_some()).count() < MAX_WAITING
     }
 
     /// A run of an operation begins: who asked for one before now waits for this one.
@@ -216,15 +251,15 @@ impl Ctl {
     }
 
     /// The present run has ended: answers those that wait for it; gives their numbers, each with a turn to come.
-    pub fn ends(&mut self, what: Operation, outcome: &Outcome, now: Ns) -> Vec<u64> {
+    pub fn ends(&mut self, what: Operation, outcome: &impl Ending, now: Ns) -> Vec<u64> {
         let line = line(outcome);
         self.of_this_run(what, |client| client.answer(&line, now))
     }
 
-    /// Nothing that anybody waits for will be done any more.
-    pub fn ends_all(&mut self, outcome: &Outcome, now: Ns) -> Vec<u64> {
+    /// Nothing will be done any more that these operations are.
+    pub fn ends_all(&mut self, these: impl Fn(Operation) -> bool, outcome: &Outcome, now: Ns) -> Vec<u64> {
         let line = line(outcome);
-        let waiting = self.clients.iter_mut().filter(|(_, client)| client.is_waiting());
+        let waiting = self.clients.iter_mut().filter(|(_, client)| client.waits_for().is_some_and(&these));
         let answered = waiting.map(|(id, client)| {
             client.answer(&line, now);
             *id
@@ -251,7 +286,7 @@ impl Ctl {
         self.clients.retain(|_, client| client.deadline().is_none_or(|deadline| deadline > now));
     }
 
-    /// When [`Ctl::expire`] or [`Ctl::has_rested`] is due.
+    /// When [`Ctl::expire`] or [`Ctl::listens_again`] is due.
     pub fn next_deadline(&self) -> Option<Ns> {
         self.clients.values().filter_map(Client::deadline).chain(self.rests_until).min()
     }
@@ -267,11 +302,6 @@ impl Drop for Ctl {
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
     matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
-}
-
-fn may_ask(stream: &UnixStream) -> bool {
-    let peer = getsockopt(stream, PeerCredentials);
-    peer.is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 
 use super::client::TIMEOUT;
 use super::*;
@@ -37,7 +38,10 @@ impl Office {
     fn wait(&mut self) -> (UnixStream, u64) {
         let (client, id) = self.ask("reload");
         assert!(self.ctl.may_wait());
-        assert_eq!(self.ctl.reply(id, Reply::Later(Operation::Reload, "first".to_owned()), 0), Turn::Read);
+        assert_eq!(
+            self.ctl.reply(id, Reply::Later(Operation::Reload, "first".to_owned(), None), 0),
+            Turn::Read
+        );
         (client, id)
     }
 }
@@ -114,7 +118,7 @@ fn an_operation_is_answered_when_the_run_has_ended_that_began_after_the_request(
     assert_eq!(serde_json::from_str::<Outcome>(&lines[2]).expect("the outcome"), done());
 
     assert!(office.ctl.ends(Operation::Reload, &done(), 9).is_empty(), "no run of its own yet");
-    assert_eq!(office.ctl.ends_all(&Outcome::default(), 9), [late_id]);
+    assert_eq!(office.ctl.ends_all(|_| true, &Outcome::default(), 9), [late_id]);
     assert_eq!(office.ctl.turn(late_id), Turn::Over);
     assert!(text(late).ends_with("\"settings_generation\":0}\n"));
 }
@@ -168,8 +172,11 @@ fn clients_are_bounded_in_number_size_and_time() {
         (0..=MAX_CLIENTS).map(|_| UnixStream::connect(&office.at).expect("connect")).collect();
     let ids: Vec<_> = clients.iter().filter_map(|_| office.ctl.accept(7).expect("accept")).collect();
     assert_eq!(ids.len(), MAX_CLIENTS);
+    assert!(office.ctl.is_full() && !office.ctl.listens_again(7), "the last one waits in the queue");
     clients[0].write_all(&vec![b'x'; 68 * 1024]).expect("write");
     assert_eq!(office.ctl.turn(ids[0]), Turn::Over);
+    assert!(office.ctl.listens_again(7) && !office.ctl.listens_again(7), "once");
+    assert!(office.ctl.accept(7).expect("accept").is_some() && !office.ctl.is_full());
     assert_eq!(office.ctl.next_deadline(), Some(7 + TIMEOUT));
     office.ctl.expire(7 + TIMEOUT);
     assert_eq!(office.ctl.next_deadline(), None);
@@ -183,8 +190,8 @@ fn a_socket_that_cannot_accept_rests_and_then_listens_again() {
         assert!(!is_the_clients(&io::Error::from_raw_os_error(errno)));
     }
     ctl.rest(7);
-    assert_eq!((ctl.has_rested(8), ctl.next_deadline()), (false, Some(7 + REST)));
-    assert_eq!((ctl.has_rested(7 + REST), ctl.has_rested(7 + REST)), (true, false));
+    assert_eq!((ctl.listens_again(8), ctl.next_deadline()), (false, Some(7 + REST)));
+    assert_eq!((ctl.listens_again(7 + REST), ctl.listens_again(7 + REST)), (true, false));
     assert_eq!(ctl.next_deadline(), None);
 }
 

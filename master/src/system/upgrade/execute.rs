@@ -34,6 +34,7 @@ impl Master {
             self.events.push_back(Event::ExecutionFailed);
             return;
         };
+        self.dismiss_operators();
         let program = target.path.display();
         tracing::info!(%program, "executing the program in place");
         let is_back = execution == Execution::Previous;

@@ -19,6 +19,7 @@ use super::super::hooks::Hooks;
 use super::super::master::Master;
 use super::super::notify::{NOTIFY_SOCKET, Notifier};
 use super::super::oom::OomKills;
+use super::super::operators::awaited::Awaited;
 use super::super::outside::Looks;
 use super::super::poller::Poller;
 use super::super::reload::Attempt;
@@ -214,6 +215,7 @@ fn take_over(
         last_failure: None,
         oom_kills: OomKills::from_now_on(),
         hooks,
+        awaited: Awaited::default(),
         reopening: Reopening::default(),
         upgrade: Upgrade { previous, why, ..Upgrade::at(saved.path, catalog_layout) },
         events: VecDeque::new(),

@@ -41,11 +41,11 @@ pub(super) fn render(page: &mut Page, base: &Base) {
     page.counter(
         (
             "forkgate_kills_total",
-            "Workers that the master killed, by the watchdog's verdict; boot and drain are timeouts.",
+            "Workers that the master killed, by the watchdog's verdict; boot and drain are timeouts, operator is an order.",
             &["verdict"],
         ),
         KillReason::all()
-            .map(|reason| ([reason.as_str().to_owned()], base.kills[reason.index()].load(Relaxed))),
+            .map(|reason| ([reason.as_str().to_owned()], base.killed(reason).load(Relaxed))),
     );
     page.counter(
         (
