@@ -27,6 +27,7 @@ mod metrics;
 mod oom;
 mod orphans;
 mod posts;
+mod processes;
 mod recycles;
 mod registry;
 mod reload;
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
         groups::TESTS,
         strays::TESTS,
         hooks::TESTS,
+        processes::TESTS,
         from_gunicorn::TESTS,
         second::TESTS,
         storm::TESTS,

@@ -68,6 +68,11 @@ pub(crate) fn settings() -> Settings {
         max_answer: 16 * 1024 * 1024,
         sse_keepalive_interval: Duration::from_secs(30),
         sse_send_timeout: Some(Duration::from_secs(30)),
+        user: None,
+        group: None,
+        umask: None,
+        pidfile: None,
+        cpu_affinity: forkgate_shared::settings::CpuAffinity::Off,
         hooks: forkgate_shared::settings::Hooks::default(),
     }
 }

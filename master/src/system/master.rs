@@ -20,6 +20,7 @@ use super::oom::OomKills;
 use super::operators::awaited::Awaited;
 use super::outside::Looks;
 use super::pidfd::{Ending, PidFd, peek_any, reap_unknown};
+use super::pidfile::Pidfile;
 use super::poller::{Poller, Source};
 use super::reload::Attempt;
 use super::reopen::Reopening;
@@ -87,6 +88,7 @@ pub struct Master {
     pub(super) events: VecDeque<Event>,
     pub(super) started: Ns,
     pub(super) exit: Option<u8>,
+    pub(super) pidfile: Option<Pidfile>,
     /// Dropped last: whoever gets the lock finds nothing of ours.
     pub(super) state_dir: StateDir,
 }

@@ -12,6 +12,7 @@ mod dump;
 mod facts;
 mod failure;
 mod hooks;
+mod identity;
 mod listeners;
 mod master;
 mod notify;
@@ -19,6 +20,7 @@ mod oom;
 mod operators;
 mod outside;
 mod pidfd;
+mod pidfile;
 mod poller;
 mod proc_fs;
 mod reload;
@@ -50,12 +52,14 @@ use crash_dir::CrashDir;
 #[cfg(test)]
 pub use crash_dir::slot_of as slot_of_report;
 use hooks::Hooks;
+use identity::{Identity, IdentityError};
 use listeners::{ListenError, Listeners, Wanted};
 use master::Master;
 use oom::OomKills;
 use operators::awaited::Awaited;
 use outside::Looks;
 pub use pidfd::has_ended_within;
+use pidfile::{Pidfile, PidfileError};
 use reopen::Reopening;
 use report::Reports;
 use state_dir::{StateDir, StateDirError};
@@ -94,7 +98,13 @@ pub struct DemoOptions {
 #[derive(Debug, thiserror::Error)]
 enum SetupError {
     #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Pidfile(#[from] PidfileError),
+    #[error(transparent)]
     StateDir(#[from] StateDirError),
+    #[error("{source}; GATEWAY_USER={user} has to own it: chown -R {user} {path}", path = .path.display())]
+    NotTheUsers { user: String, path: PathBuf, source: StateDirError },
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("cannot make the control socket {path}: {source}", path = .path.display())]
@@ -137,7 +147,16 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
     let settings = options.loaded.settings;
     // First: it keeps the numbers free that children find their descriptors under.
     let executable = spawn::Executable::own().map_err(doing("open the own executable"))?;
-    let state_dir = StateDir::lock(&settings.state_dir)?;
+    if let Some(bits) = settings.umask {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(bits));
+    }
+    let pidfile = become_who_is_wanted(&settings)?;
+    let state_dir = StateDir::lock(&settings.state_dir).map_err(|source| match (&settings.user, source) {
+        (Some(user), source @ StateDirError::Io { .. }) => {
+            SetupError::NotTheUsers { user: user.clone(), path: settings.state_dir.clone(), source }
+        }
+        (_, source) => source.into(),
+    })?;
     let signals = signals::Signals::install().map_err(doing("install signal handlers"))?;
     let listeners = Listeners::open(&wanted(&settings), settings.workers)?;
     let addresses = listeners.shown().join(", ");
@@ -197,6 +216,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         events: VecDeque::new(),
         started,
         exit: None,
+        pidfile,
         state_dir,
     })
 }
@@ -204,6 +224,25 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
 /// What a process does, as `/proc` says: `R`, `S`, `D`, `T`, `t`, `Z`; none when there is none.
 pub fn state_of(pid: i32) -> Option<char> {
     proc_fs::main_thread(pid).map(|stat| stat.state)
+}
+
+/// What only root can do for the user, then becomes that user; the pid file, which may lie where only root can write.
+fn become_who_is_wanted(settings: &Settings) -> Result<Option<Pidfile>, SetupError> {
+    let identity = Identity::wanted(settings)?;
+    let pidfile = settings.pidfile.as_deref().map(Pidfile::take).transpose()?;
+    let Some(identity) = identity else { return Ok(pidfile) };
+    let runtime = std::env::var("RUNTIME_DIRECTORY").ok();
+    let ctl_path = ctl::path(runtime.as_deref(), &settings.state_dir);
+    for directory in [Some(settings.state_dir.as_path()), ctl_path.parent()].into_iter().flatten() {
+        identity.give_directory(directory)?;
+    }
+    let files = [settings.log_file.as_deref(), pidfile.as_ref().map(Pidfile::path)];
+    for path in files.into_iter().flatten() {
+        identity.give(path).map_err(IdentityError::from)?;
+    }
+    identity.assume()?;
+    tracing::info!(%identity, "not root any more");
+    Ok(pidfile)
 }
 
 /// The settings of the listeners.

@@ -10,7 +10,7 @@ use super::parse::{show_duration, show_size};
 use super::problem::Problem;
 use super::sources::Sources;
 use super::table::{self, Default};
-use super::{Hooks, LogFormat, MAX_WORKERS, Secret, Settings, Watchdog, hosts};
+use super::{CpuAffinity, Hooks, LogFormat, MAX_WORKERS, Secret, Settings, Watchdog, hosts};
 
 /// One part in this many of `GATEWAY_MAX_REQUESTS` is the jitter's default: 10 %.
 const JITTER_PARTS: u64 = 10;
@@ -141,6 +141,11 @@ impl Draft {
             let (bind, admin_bind) = (bind.to_string(), s.admin_bind.to_string());
             problems.push(Problem::SamePort { bind, admin_bind });
         }
+        if let (None, Some(group)) = (&s.user, &s.group)
+            && fine(&["GATEWAY_USER", "GATEWAY_GROUP"])
+        {
+            problems.push(Problem::GroupWithoutUser(group.clone()));
+        }
         warn(s, machine, warnings);
         self.settings
     }
@@ -246,6 +251,11 @@ fn blank() -> Settings {
         max_answer: 0,
         sse_keepalive_interval: Duration::ZERO,
         sse_send_timeout: None,
+        user: None,
+        group: None,
+        umask: None,
+        pidfile: None,
+        cpu_affinity: CpuAffinity::Off,
         hooks: Hooks::default(),
     }
 }

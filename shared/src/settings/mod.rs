@@ -18,10 +18,12 @@ mod kubernetes;
 mod load;
 pub mod parse;
 mod problem;
+mod process;
 mod readers;
 mod reload;
 mod rows;
 mod rows_hooks;
+mod rows_process;
 pub(crate) mod secrets;
 mod sources;
 mod suggest;
@@ -43,6 +45,7 @@ pub use foreign::ForeignError;
 pub use hooks::{Hook, Hooks};
 pub use load::{Loaded, Provenance, load_for};
 pub use problem::{Problem, SettingsErrors};
+pub use process::{CpuAffinity, allowed_cpus};
 pub use reload::Change;
 pub use sources::{Entry, Origin, Sources};
 
@@ -198,6 +201,16 @@ pub struct Settings {
     pub sse_keepalive_interval: Duration,
     /// `SSE_SEND_TIMEOUT`: how long a peer may take nothing of what is written; none = for ever.
     pub sse_send_timeout: Option<Duration>,
+    /// `GATEWAY_USER`: whom a master that root starts becomes.
+    pub user: Option<String>,
+    /// `GATEWAY_GROUP`: with which group; none = the user's.
+    pub group: Option<String>,
+    /// `GATEWAY_UMASK`; none = as it was.
+    pub umask: Option<u32>,
+    /// `GATEWAY_PIDFILE`; none = nowhere.
+    pub pidfile: Option<PathBuf>,
+    /// `GATEWAY_CPU_AFFINITY`.
+    pub cpu_affinity: CpuAffinity,
     /// `GATEWAY_HOOK_*`: commands to run when something has happened.
     pub hooks: Hooks,
 }

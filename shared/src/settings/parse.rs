@@ -49,6 +49,12 @@ pub enum Invalid {
     /// A command that nobody could run.
     #[error("it does not begin with the absolute path of a program that may be executed")]
     NotAProgram,
+    /// A name that no user or group has.
+    #[error("nobody here is called that")]
+    Nobody,
+    /// A CPU that is not there, or not for us.
+    #[error("this process may use no such CPU")]
+    NoSuchCpu,
     /// A text that holds a `${…}`; nothing expands it.
     #[error("variables are not expanded here, write the value itself")]
     Unexpanded,

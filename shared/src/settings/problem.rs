@@ -89,6 +89,9 @@ pub enum Problem {
         /// The timeout.
         graceful: String,
     },
+    /// Root with another group would still be root.
+    #[error("GATEWAY_GROUP={0} is given without GATEWAY_USER: name the user whom forkgate is to become, too")]
+    GroupWithoutUser(String),
     /// The database would be in a directory that is not there.
     #[error("DATABASE_URL: there is no directory {0}; make it or choose another path")]
     NoDatabaseDirectory(PathBuf),

@@ -58,6 +58,10 @@ impl Settings {
             self.database.clone_from(&running.database);
         }
         self.state_dir.clone_from(&running.state_dir);
+        self.user.clone_from(&running.user);
+        self.group.clone_from(&running.group);
+        self.umask = running.umask;
+        self.pidfile.clone_from(&running.pidfile);
         self
     }
 }

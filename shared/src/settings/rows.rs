@@ -6,7 +6,7 @@ use super::parse::{MIB, show_duration, show_size};
 use super::table::Default::{Computed, Required, Text};
 use super::table::Kind::{Bool, Count, Duration as Span, OptionalDuration, Other, Size};
 use super::table::{Section, Setting, Shown};
-use super::{LogFormat, database_url, readers, rows_hooks};
+use super::{LogFormat, database_url, readers, rows_hooks, rows_process};
 
 /// More requests than a worker lives to see; a limit and its jitter can be added without overflow.
 const MOST_REQUESTS: u64 = 1_000_000_000_000;
@@ -20,6 +20,7 @@ const DAY: Duration = Duration::from_secs(86400);
 /// All settings, by what they are about.
 pub const SECTIONS: &[Section] = &[
     Section { title: "Processes", settings: PROCESSES },
+    Section { title: "Whose processes, and where", settings: rows_process::IDENTITY },
     Section { title: "Replacing workers", settings: REPLACING },
     Section { title: "The watchdog", settings: WATCHDOG },
     Section { title: "Where state is kept", settings: STATE },

@@ -209,6 +209,12 @@ fn every_bad_value_is_one_line_that_names_it_and_says_what_is_allowed() {
         ("GATEWAY_MAX_ANSWER", "1e9"),
         ("SSE_KEEPALIVE_INTERVAL", "0"),
         ("SSE_SEND_TIMEOUT", "1x"),
+        ("GATEWAY_USER", "nobody-is-called-that"),
+        ("GATEWAY_GROUP", "nobody-is-called-that"),
+        ("GATEWAY_UMASK", "9"),
+        ("GATEWAY_UMASK", "1000"),
+        ("GATEWAY_PIDFILE", "forkgate.pid"),
+        ("GATEWAY_CPU_AFFINITY", "most"),
         ("GATEWAY_HOOK_ON_READY", "/bin/sh 'open"),
         ("GATEWAY_HOOK_WORKER_EXIT", "true"),
     ];
@@ -322,6 +328,8 @@ fn impossible_combinations_are_refused_and_odd_ones_warned_of() {
     assert!(found.len() == 1 && found[0].contains("longer than"), "{found:?}");
     let found = problems(&environment(&[("GATEWAY_STREAM_DRAIN", "10"), ("GATEWAY_GRACEFUL_TIMEOUT", "5")]));
     assert!(found.len() == 1 && found[0].contains("GATEWAY_STREAM_DRAIN=10s is longer"), "{found:?}");
+    let found = problems(&environment(&[("GATEWAY_GROUP", "0")]));
+    assert!(found.len() == 1 && found[0].contains("without GATEWAY_USER"), "{found:?}");
     let found = problems(&environment(&[("DATABASE_URL", "sqlite:////no/such/directory/x.db")]));
     assert!(found.len() == 1 && found[0].contains("/no/such/directory"), "{found:?}");
     let found =
@@ -397,6 +405,11 @@ fn every_field_belongs_to_a_setting_and_shows_what_it_reads() {
         ("GATEWAY_CONNECTION_HANDOVER", "false"),
         ("GATEWAY_STREAM_DRAIN", "7s"),
         ("GATEWAY_ORPHAN_TIMEOUT", "7s"),
+        ("GATEWAY_USER", "7"),
+        ("GATEWAY_GROUP", "7"),
+        ("GATEWAY_UMASK", "077"),
+        ("GATEWAY_PIDFILE", "/tmp/seven.pid"),
+        ("GATEWAY_CPU_AFFINITY", "auto"),
         ("GATEWAY_MAX_REQUESTS", "7"),
         ("GATEWAY_MAX_REQUESTS_JITTER", "7"),
         ("GATEWAY_MAX_RSS", "77M"),

@@ -17,9 +17,11 @@ use forkgate_shared::log;
 use forkgate_shared::rows::{Counters, RowState, Rows, monotonic_ns};
 use forkgate_shared::sealed::{KeyRing, KeyRingError};
 use forkgate_shared::sessions::Sessions;
-use forkgate_shared::settings::Settings;
+use forkgate_shared::settings::{Settings, allowed_cpus};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
+use nix::unistd::Pid;
 use tokio::runtime::RuntimeMetrics;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -162,6 +164,7 @@ fn serve(
         tracing::error!(%error, "GATEWAY_LOG_FILE cannot be opened: this worker's lines go to stderr");
     }
     log_panics();
+    pin(&settings, who.slot);
     let signals = signals.doing("blocking signals")?;
     let places = raise_descriptor_limit().doing("raising the limit of open files")?;
     let rows = Arc::new(Rows::open(&parts.rows).doing("mapping the row table")?);
@@ -305,6 +308,23 @@ async fn open_and_serve(
     tracing::info!(catalog = gateway.catalog.load().generation, "serving");
     let doors = Doors { orders: accepting, loops, succession: Succession::new(ports) };
     Ok(drain::serve_until_told(gateway, orders, doors).await)
+}
+
+/// Ties this process, with all threads that it starts, to the CPUs of its slot. One that is gone since the settings were
+/// read is no reason not to serve.
+fn pin(settings: &Settings, slot: u32) {
+    let Some(cpus) = settings.cpu_affinity.of_slot(slot, &allowed_cpus()) else { return };
+    let mut set = CpuSet::new();
+    let pinned = cpus
+        .iter()
+        .try_for_each(|cpu| set.set(*cpu as usize))
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    match pinned {
+        Ok(()) => tracing::debug!(slot, ?cpus, "tied to its CPUs"),
+        Err(error) => {
+            tracing::warn!(slot, ?cpus, %error, "GATEWAY_CPU_AFFINITY cannot be followed: the kernel chooses the CPU");
+        }
+    }
 }
 
 /// Raises the soft limit of open files to the hard one; returns how many connections fit.

@@ -57,6 +57,11 @@ pub(crate) fn settings() -> Settings {
         max_answer: 1 << 20,
         sse_keepalive_interval: Duration::from_millis(50),
         sse_send_timeout: None,
+        user: None,
+        group: None,
+        umask: None,
+        pidfile: None,
+        cpu_affinity: forkgate_shared::settings::CpuAffinity::Off,
         hooks: forkgate_shared::settings::Hooks::default(),
     }
 }

@@ -86,6 +86,7 @@ impl Master {
             rows: keeper.keep(&self.rows_fd),
             sessions: keeper.keep(&self.sessions),
             state_dir_lock: self.state_dir.save(&mut keeper),
+            pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.save(&mut keeper)),
             versions: self.versions.save(&mut keeper),
             ctl: self.ctl.save(&mut keeper),
             stored_separator: self.stored_separator.clone(),

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CString;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use forkgate_shared::log;
@@ -21,6 +22,7 @@ use super::super::notify::{NOTIFY_SOCKET, Notifier};
 use super::super::oom::OomKills;
 use super::super::operators::awaited::Awaited;
 use super::super::outside::Looks;
+use super::super::pidfile::{self, Pidfile};
 use super::super::poller::Poller;
 use super::super::reload::Attempt;
 use super::super::reopen::Reopening;
@@ -183,6 +185,7 @@ fn take_over(
     let versions = Versions::restore(saved.versions, settings.clone(), &mut adopter)?;
     let (rows_fd, sessions) = (adopter.adopt(saved.rows)?, adopter.adopt(saved.sessions)?);
     let state_dir = StateDir::restore(&settings.state_dir, adopter.adopt(saved.state_dir_lock)?)?;
+    let pidfile = resume_pidfile(saved.pidfile, settings.pidfile.as_deref(), &mut adopter);
     drop(adopter);
     executable.reserve()?;
     Ok(Master {
@@ -221,6 +224,26 @@ fn take_over(
         events: VecDeque::new(),
         started: saved.started,
         exit: None,
+        pidfile,
         state_dir,
     })
+}
+
+/// The program before may not have known of it: then it is written now. Nothing else depends on it.
+fn resume_pidfile(
+    saved: Option<pidfile::Saved>,
+    path: Option<&Path>,
+    adopter: &mut Adopter,
+) -> Option<Pidfile> {
+    let restored = saved.and_then(|saved| match Pidfile::restore(saved, adopter) {
+        Ok(pidfile) => Some(pidfile),
+        Err(error) => {
+            tracing::warn!(%error, "the pid file of the program before is given up");
+            None
+        }
+    });
+    if restored.is_some() {
+        return restored;
+    }
+    Pidfile::take(path?).inspect_err(|error| tracing::error!("{error}")).ok()
 }

@@ -14,7 +14,7 @@ use forkgate_shared::settings::{ForeignError, Settings, Sources};
 use forkgate_shared::{control, rows, sessions};
 use serde::{Deserialize, Serialize};
 
-use super::super::{DemoOptions, child, ctl, hooks, listeners, versions, zombies};
+use super::super::{DemoOptions, child, ctl, hooks, listeners, pidfile, versions, zombies};
 use super::kept::Kept;
 use crate::supervisor::{ChildId, Ns, SlotId, Supervisor};
 
@@ -67,6 +67,8 @@ pub struct Saved {
     pub rows: Kept,
     pub sessions: Kept,
     pub state_dir_lock: Kept,
+    #[serde(default)]
+    pub pidfile: Option<pidfile::Saved>,
     pub versions: versions::Saved,
     pub ctl: ctl::Saved,
     /// See [`super::super::master::Master`] for these.
