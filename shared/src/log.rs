@@ -1,6 +1,7 @@
-//! Logs: one line per event on stderr or in a file, for people (text) or for machines (JSON). A line that cannot be
+//! Logs: one line per event on stderr, in the journal or in a file, for people (text) or for machines (JSON). A line that cannot be
 //! written is dropped; logging never fails and never panics.
 
+mod journal;
 mod recent;
 mod sink;
 
@@ -20,6 +21,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
+pub use journal::is_stderr as stderr_is_journal;
 pub use recent::last_lines;
 pub use sink::{reopen, to_file, try_file};
 
@@ -82,17 +84,27 @@ where
         event.record(&mut fields);
         let (level, target) = (*event.metadata().level(), event.metadata().target());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let line = match JSON.load(Relaxed) {
-            true => self.json(now as u64, level, target, fields.0),
-            false => self.text(now as u64, level, target, fields.0),
+        let json = JSON.load(Relaxed);
+        let line = match json {
+            true => self.json(now as u64, level, target, &fields.0),
+            false => self.text(now as u64, level, target, &fields.0),
         };
         recent::keep(&line);
+        if journal::is_stderr() && !sink::is_file() {
+            // Time and level are the entry's own, and need not stand in its text.
+            let told =
+                if json { line.clone() } else { format!("{}: {}", self.role, told(target, &fields.0)) };
+            if journal::send(&journal::entry(&told, level, &self.role, &fields.0)).is_ok() {
+                return Ok(());
+            }
+            write!(writer, "<{}>", journal::priority(level))?;
+        }
         writeln!(writer, "{line}")
     }
 }
 
 impl Lines {
-    fn json(&self, millis: u64, level: Level, target: &str, fields: Map<String, Value>) -> String {
+    fn json(&self, millis: u64, level: Level, target: &str, fields: &Map<String, Value>) -> String {
         let ours: [(&str, Value); 5] = [
             ("time", rfc3339(millis).into()),
             ("level", level.as_str().to_ascii_lowercase().into()),
@@ -106,8 +118,8 @@ impl Lines {
         }
         for (name, value) in fields {
             // A field that is called like one of ours must not stand for it.
-            let taken = ours.iter().any(|(known, _)| *known == name);
-            let name = Value::from(if taken { format!("{name}_") } else { name });
+            let taken = ours.iter().any(|(known, _)| known == name);
+            let name = Value::from(if taken { format!("{name}_") } else { name.clone() });
             let _ = write!(line, "{name}:{value},");
         }
         line.pop();
@@ -115,28 +127,33 @@ impl Lines {
         escaped(&line)
     }
 
-    fn text(&self, millis: u64, level: Level, target: &str, mut fields: Map<String, Value>) -> String {
+    fn text(&self, millis: u64, level: Level, target: &str, fields: &Map<String, Value>) -> String {
         let level = match (self.colour && !sink::is_file(), level) {
             (false, level) => format!("{level:<5}"),
             (true, Level::ERROR) => format!("\x1b[31m{level:<5}\x1b[0m"),
             (true, Level::WARN) => format!("\x1b[33m{level:<5}\x1b[0m"),
             (true, level) => format!("\x1b[32m{level:<5}\x1b[0m"),
         };
-        let mut line = format!("{} {level} {}[{}]: ", rfc3339(millis), self.role, self.pid);
-        if !target.starts_with(OURS) {
-            let _ = write!(line, "{target}: ");
-        }
-        if let Some(message) = fields.remove("message") {
-            line.push_str(&one_line(message.as_str().unwrap_or_default()));
-        }
-        for (name, value) in fields {
-            let _ = match value {
-                Value::String(text) if is_plain(&text) => write!(line, " {name}={text}"),
-                value => write!(line, " {name}={}", escaped(&value.to_string())),
-            };
-        }
-        line
+        format!("{} {level} {}[{}]: {}", rfc3339(millis), self.role, self.pid, told(target, fields))
     }
+}
+
+/// What an event says, and its fields.
+fn told(target: &str, fields: &Map<String, Value>) -> String {
+    let mut line = String::new();
+    if !target.starts_with(OURS) {
+        let _ = write!(line, "{target}: ");
+    }
+    if let Some(message) = fields.get("message") {
+        line.push_str(&one_line(message.as_str().unwrap_or_default()));
+    }
+    for (name, value) in fields.iter().filter(|(name, _)| *name != "message") {
+        let _ = match value {
+            Value::String(text) if is_plain(text) => write!(line, " {name}={text}"),
+            value => write!(line, " {name}={}", escaped(&value.to_string())),
+        };
+    }
+    line
 }
 
 /// Text that needs no quotes to be told from the next field.
@@ -222,7 +239,7 @@ mod tests {
             ("url", "http://x".into()),
         ]);
         assert_eq!(
-            lines(false).text(951_782_400_123, Level::INFO, "forkgate_worker::boot", fields),
+            lines(false).text(951_782_400_123, Level::INFO, "forkgate_worker::boot", &fields),
             "2000-02-29T00:00:00.123Z INFO  worker slot=0 gen=3[42]: worker\\nis \\u{1b}[31mready took_ms=12 \
              url=http://x why=\"a b\""
         );
@@ -231,7 +248,7 @@ mod tests {
     #[test]
     fn a_json_line_is_one_object_that_a_field_cannot_change() {
         let fields = fields(&[("message", "m".into()), ("pid", 7.into()), ("level", "forged".into())]);
-        let line = lines(true).json(0, Level::WARN, "sqlx", fields);
+        let line = lines(true).json(0, Level::WARN, "sqlx", &fields);
         let parsed: Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(
             parsed,
@@ -247,8 +264,8 @@ mod tests {
     fn nothing_turns_the_direction_of_writing() {
         let hostile = "a\u{202e}b\u{2067}\u{200f}\u{2029}c";
         let fields = fields(&[("message", hostile.into()), ("caller", hostile.into())]);
-        let text = lines(false).text(0, Level::INFO, "forkgate", fields.clone());
-        let json = lines(false).json(0, Level::INFO, "forkgate", fields);
+        let text = lines(false).text(0, Level::INFO, "forkgate", &fields);
+        let json = lines(false).json(0, Level::INFO, "forkgate", &fields);
         for line in [&text, &json] {
             assert!(!line.contains(misleads) && line.contains("202e"), "{line}");
         }

@@ -22,8 +22,14 @@ pub fn try_print(text: &str) -> Option<ExitCode> {
     }
 }
 
-/// Writes to stderr, each line with the same word in front: `error: …`, `warning: …`.
+/// Writes to stderr, each line with the same word in front: `error: …`, `warning: …`. The journal is told how bad it is.
 pub fn complain(word: &str, lines: &str) {
-    let text: String = lines.lines().map(|line| format!("{word}: {line}\n")).collect();
+    let priority = match word {
+        _ if !forkgate_shared::log::stderr_is_journal() => "",
+        "error" => "<3>",
+        "warning" => "<4>",
+        _ => "<6>",
+    };
+    let text: String = lines.lines().map(|line| format!("{priority}{word}: {line}\n")).collect();
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
