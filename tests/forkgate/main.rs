@@ -21,6 +21,8 @@ mod handover_clients;
 mod harness;
 mod held_calls;
 mod hooks;
+mod install;
+mod install_box;
 mod lossless;
 mod memory;
 mod metrics;
@@ -142,6 +144,8 @@ fn main() -> ExitCode {
         watchdog_spares::TESTS,
         watchdog_clocks::TESTS,
         systemd::TESTS,
+        install::TESTS,
+        install_box::TESTS,
     ]
     .concat();
     runner::main(&all, WAITING)

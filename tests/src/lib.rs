@@ -15,6 +15,7 @@ pub mod latency;
 pub mod load;
 pub mod mcp;
 pub mod neighbour;
+pub mod network;
 pub mod paths;
 pub mod process;
 pub mod raw;

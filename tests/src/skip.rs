@@ -1,6 +1,7 @@
 //! Skips: a test that cannot run here says why; `skips.toml` pins the ones that must run in CI.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -94,7 +95,21 @@ pub fn promtool() -> Result<(), Skip> {
     }
 }
 
-fn runs(program: &str, arguments: &[&str]) -> bool {
+/// Node and npx, without any package.
+pub fn npx() -> Result<(), Skip> {
+    if runs("npx", &["--version"]) { Ok(()) } else { skip("npx is not installed (apt-get install npm)") }
+}
+
+/// Debian's logrotate.
+pub fn logrotate() -> Result<(), Skip> {
+    if runs("logrotate", &["--version"]) {
+        Ok(())
+    } else {
+        skip("logrotate is not installed (apt-get install logrotate)")
+    }
+}
+
+fn runs(program: impl AsRef<OsStr>, arguments: &[&str]) -> bool {
     Command::new(program)
         .args(arguments)
         .stdout(Stdio::null())

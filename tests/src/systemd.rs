@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::{paths, process};
+use crate::{network, paths, process};
 
 /// A booted systemd; powered off when it goes out of scope.
 pub struct Systemd {
@@ -94,16 +94,7 @@ impl Systemd {
 
     /// Does something in the box's network, on a thread of its own.
     pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let network = self.network();
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                let namespace = std::fs::File::open(network).expect("the network namespace exists");
-                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)
-                    .expect("root may enter a namespace");
-                work()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        network::within(&self.network(), work)
     }
 
     /// An address in the box's private loopback network.

@@ -44,7 +44,7 @@ fn allowed_faults() -> Vec<(String, String)> {
     allowed.map(|value| ("GATEWAY_FAULTS".to_owned(), value)).into_iter().collect()
 }
 
-/// 256 bits in hex, for this run only.
-fn secret() -> String {
+/// 256 bits in hex, new each time.
+pub(super) fn secret() -> String {
     rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,7 +11,9 @@
 mod check;
 mod ctl;
 mod demo;
+mod health;
 mod hook;
+mod install;
 mod output;
 mod report;
 mod serve;
@@ -48,6 +50,7 @@ Run it:
   export GATEWAY_JWT_SECRET=$(openssl rand -hex 32)
   forkgate check --print              what would be in force, and where it comes from
   forkgate serve                      MCP clients connect to http://127.0.0.1:4444/mcp
+  forkgate install --system --now     the same as a service of systemd
   forkgate token create --sub me --admin
   forkgate ctl status                 the whole; `ctl workers`: a line per worker; `ctl worker 0`: all about one
   forkgate ctl reload                 put changed settings into force; says how that went
@@ -114,6 +117,15 @@ enum Command {
         #[command(flatten)]
         sources: SourceArgs,
     },
+    /// Ask the running gateway whether it is ready; for HEALTHCHECK and scripts
+    #[command(after_help = health::EXAMPLES)]
+    Health(SourceArgs),
+    /// Install the service: units, user, settings with a secret of their own; shows first what it would do
+    #[command(after_help = install::INSTALL_EXAMPLES)]
+    Install(install::InstallArgs),
+    /// Remove what `install` made
+    #[command(after_help = install::UNINSTALL_EXAMPLES)]
+    Uninstall(install::UninstallArgs),
     #[command(hide = true)]
     Worker {
         #[arg(long)]
@@ -256,6 +268,9 @@ pub fn run() -> ExitCode {
         Command::Report { file: None, json, sources } => {
             with_state_dir(sources, |directory| report::newest(directory, json))
         }
+        Command::Health(sources) => health::run(sources.into_sources(Vec::new())),
+        Command::Install(args) => install::install(args),
+        Command::Uninstall(args) => install::uninstall(args),
         Command::Worker { slot, row, generation, listeners, admin_listeners } => {
             let who = forkgate_worker::Identity { slot, row, generation };
             forkgate_worker::run_worker(who, listeners, admin_listeners)
@@ -306,7 +321,7 @@ mod tests {
     #[test]
     fn help_names_what_a_user_starts_and_hides_what_the_master_starts() {
         let help = Cli::command().render_long_help().to_string();
-        for shown in ["serve", "demo", "check", "token", "ctl", "report"] {
+        for shown in ["serve", "demo", "check", "token", "ctl", "report", "health", "install", "uninstall"] {
             assert!(help.contains(&format!("\n  {shown} ")), "{shown}: {help}");
         }
         for hidden in ["upgrade-check", "reload-check", "migrate", "demo-companion", "--slot"] {
