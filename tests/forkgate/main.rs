@@ -6,6 +6,7 @@ mod bytes;
 mod claims;
 mod cli;
 mod clients;
+mod container;
 mod crash;
 mod crash_loops;
 mod ctl_orders;
@@ -144,6 +145,7 @@ fn main() -> ExitCode {
         watchdog_spares::TESTS,
         watchdog_clocks::TESTS,
         systemd::TESTS,
+        container::TESTS,
         install::TESTS,
         install_box::TESTS,
     ]

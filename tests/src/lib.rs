@@ -6,7 +6,9 @@
 pub mod cgroup;
 pub mod claims;
 pub mod clients;
+pub mod container;
 pub mod crash_report;
+pub mod dockerfile;
 pub mod fault;
 pub mod gateway;
 pub mod http;

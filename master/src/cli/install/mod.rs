@@ -112,7 +112,7 @@ enum InstallError {
     NotRoot,
     #[error(
         "this machine was not booted with systemd (there is no /run/systemd/system), so nothing would start the service; \
-         --root DIR writes the files of another machine"
+         --root DIR writes the files of another machine, and docs/containers.md says how forkgate runs in a container"
     )]
     NotBooted,
     #[error("--root {root}: there is no such directory", root = .root.display())]
