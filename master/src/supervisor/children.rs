@@ -19,6 +19,10 @@ pub(super) const EXIT_FAILED: u8 = 1;
 impl Supervisor {
     pub(super) fn start(&mut self, now: Ns) {
         self.out.push(Action::Target(self.target));
+        for slot in std::mem::take(&mut self.found) {
+            self.slots.entry(slot).or_default();
+            self.out.push(Action::OpenListener(slot));
+        }
         self.spawn(Role::Migrate, self.version, MIGRATE_TIMEOUT, now);
     }
 
@@ -291,13 +295,23 @@ impl Supervisor {
         }
     }
 
-    /// From the first boot to serving, once every slot has a ready worker.
+    /// From the first boot to serving, once every slot has a ready worker. A quorum of them is enough to be called ready: the
+    /// others' clients wait in their queues for a moment, and nobody's start hangs on one worker that is started again.
     pub(super) fn finish_first_boot(&mut self, now: Ns) {
-        if self.life != Life::FirstBoot || !self.slots.values().all(|slot| self.runs(slot.primary)) {
+        if self.life != Life::FirstBoot {
+            return;
+        }
+        let ready = self.slots.values().filter(|slot| self.runs(slot.primary)).count();
+        if !self.said_ready && ready >= self.quorum() as usize {
+            self.said_ready = true;
+            self.out.push(Action::AnnounceReady);
+        }
+        if ready < self.slots.len() {
             return;
         }
         self.life = Life::Serving;
-        self.out.push(Action::AnnounceReady);
+        // Slots of a master before may be too many.
+        self.scale(now);
         if self.companion {
             self.spawn(Role::Companion, self.version, 0, now);
         }

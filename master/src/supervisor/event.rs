@@ -360,7 +360,7 @@ pub enum Action {
     CountDrained(Ns),
     /// Count a kill.
     CountKill(Kill),
-    /// All workers are ready for the first time.
+    /// A quorum of workers is ready for the first time.
     AnnounceReady,
     /// A reload begins.
     AnnounceReloading,

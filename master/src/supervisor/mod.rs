@@ -15,6 +15,7 @@
 //! | [`suspect`] | what becomes of a worker whose watchdog accuses it |
 //! | [`upgrade`] | when another program takes over |
 //! | [`stop`] | how everything ends |
+//! | [`vital`] | whether who watches the master from outside has to worry |
 
 mod backoff;
 mod children;
@@ -48,6 +49,7 @@ mod upgrade;
 #[cfg(test)]
 mod upgrade_scenes;
 mod view;
+mod vital;
 #[cfg(test)]
 mod world;
 
@@ -82,6 +84,8 @@ pub struct Config {
     pub plan: Plan,
     /// Rows of shared memory.
     pub rows: usize,
+    /// Slots whose sockets listen before it starts. Those beyond the plan are served, then retired.
+    pub slots: Vec<SlotId>,
     /// Version of the settings at start.
     pub version: u64,
     /// Start the demo's companion when all workers are ready.
@@ -100,6 +104,12 @@ pub struct Supervisor {
     target: u32,
     life: Life,
     slots: BTreeMap<SlotId, Slot>,
+    /// Slots whose sockets listened before the start.
+    #[serde(default)]
+    found: Vec<SlotId>,
+    /// The service manager knows that the gateway is ready.
+    #[serde(default)]
+    said_ready: bool,
     children: BTreeMap<ChildId, Child>,
     rows: RowTable,
     /// What the kernel was told to choose among; none = all.
@@ -163,6 +173,8 @@ impl Supervisor {
             target: config.plan.workers,
             life: Life::Starting,
             slots: BTreeMap::new(),
+            found: config.slots,
+            said_ready: false,
             children: BTreeMap::new(),
             rows: RowTable::new(config.rows),
             steered: None,

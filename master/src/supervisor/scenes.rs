@@ -33,16 +33,20 @@ pub(super) fn happened(world: &World, action: &Action) -> bool {
 }
 
 #[test]
-fn the_first_boot_migrates_then_starts_all_and_says_ready_once() {
-    let mut world = World::new(2, 1);
+fn the_first_boot_migrates_then_starts_all_and_says_ready_once_when_half_are() {
+    let mut world = World::new(3, 1);
     world.event(Event::Start);
     assert_eq!(spawns(&world), 0);
     let migrate = world.child(0).expect("migrate");
     world.boot(migrate);
-    assert_eq!(spawns(&world), 2);
+    assert_eq!(spawns(&world), 3);
     world.boot(world.child(0).expect("first"));
     assert!(!happened(&world, &Action::AnnounceReady));
+    world.boot(world.child(1).expect("second"));
+    assert!(happened(&world, &Action::AnnounceReady));
+    assert_eq!(world.supervisor.summary().state, "starting");
     world.boot_all();
+    assert_eq!(world.supervisor.summary().state, "serving");
     assert_eq!(count(&world, |action| *action == Action::AnnounceReady), 1);
 }
 

@@ -128,6 +128,8 @@ fn end() -> impl Strategy<Value = Option<(usize, Order)>> {
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
     workers: u32,
+    /// Slots of a master before.
+    found: u32,
     seed: u64,
     /// Begin when all are ready, not at the very start.
     serving: bool,
@@ -137,8 +139,10 @@ pub(super) struct Schedule {
 
 pub(super) fn schedule() -> impl Strategy<Value = Schedule> {
     let steps = prop::collection::vec(step(), 1..STEPS);
-    (1u32..5, any::<u64>(), prop::bool::weighted(0.9), steps, end())
-        .prop_map(|(workers, seed, serving, steps, end)| Schedule { workers, seed, serving, steps, end })
+    let found = prop_oneof![3 => Just(0u32), 1 => 1u32..7];
+    (1u32..5, found, any::<u64>(), prop::bool::weighted(0.9), steps, end()).prop_map(
+        |(workers, found, seed, serving, steps, end)| Schedule { workers, found, seed, serving, steps, end },
+    )
 }
 
 fn take(world: &mut World, step: Step) {
@@ -201,7 +205,8 @@ fn take(world: &mut World, step: Step) {
 
 /// Runs a schedule to its end; `seen` takes note of what it shows.
 pub(super) fn run(schedule: Schedule, seen: Option<Seen>) -> World {
-    let mut world = World::new(schedule.workers, schedule.seed);
+    let found = (0..schedule.found).map(SlotId).collect();
+    let mut world = World::finding(plan(schedule.workers), found, schedule.seed);
     world.keeps_log = false;
     world.seen = seen;
     world.event(Event::Start);

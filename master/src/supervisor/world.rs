@@ -139,8 +139,13 @@ impl World {
     }
 
     pub fn with_plan(plan: Plan, seed: u64) -> World {
-        let rows = 2 * plan.workers as usize + 8;
-        let config = Config { plan, rows, version: 1, companion: false, seed };
+        World::finding(plan, Vec::new(), seed)
+    }
+
+    /// Sockets of a master before listen for these slots.
+    pub fn finding(plan: Plan, slots: Vec<SlotId>, seed: u64) -> World {
+        let rows = 2 * (plan.workers as usize).max(slots.len()) + 8;
+        let config = Config { plan, rows, slots, version: 1, companion: false, seed };
         World {
             supervisor: Supervisor::new(config),
             now: SECOND,
@@ -211,6 +216,7 @@ impl World {
     pub fn event(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            let is_tick = event == Event::Tick;
             self.ready_before = self.serving();
             self.quorum_before = self.supervisor.quorum() as usize;
             if let Event::Ready(child) = event
@@ -241,6 +247,9 @@ impl World {
             let _ = self.supervisor.summary();
             self.look_for_anybody();
             self.check_chosen();
+            if is_tick {
+                self.check_sound();
+            }
             if events.is_empty()
                 && self.exit.is_none()
                 && let Some(execution) = self.supervisor.execution()

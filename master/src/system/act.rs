@@ -96,6 +96,7 @@ impl Master {
             }
             Action::AnnounceStopping => {
                 self.notifier.stopping();
+                self.pulse.begin_anew();
                 self.disappoint_operators();
             }
             Action::Log(fact) => {

@@ -221,7 +221,7 @@ fn log_verdict(fact: &Fact, pid: impl Fn(ChildId) -> i32) {
     }
 }
 
-/// One sentence, such as `2/2 ready, settings generation 3, recycling slot 1: max_requests`. `reload` says what became of
+/// One sentence, such as `2/2 ready, settings generation 3, recycling slot 1: max requests`. `reload` says what became of
 /// the last reload when that was not done, `failure` how the last worker failed.
 pub fn sentence(summary: &Summary, generation: u64, reload: Option<&str>, failure: Option<&str>) -> String {
     let mut text = format!("{}/{} ready, settings generation {generation}", summary.ready, summary.target);
@@ -234,7 +234,7 @@ pub fn sentence(summary: &Summary, generation: u64, reload: Option<&str>, failur
             RecycleReason::Upgrade => "upgrading",
             _ => "recycling",
         };
-        text += &format!(", {verb} slot {}: {}", slot.0, reason.as_str());
+        text += &format!(", {verb} slot {}: {}", slot.0, words(reason.as_str()));
     }
     if let Some(slot) = &summary.retiring {
         text += &format!(", retiring slot {}", slot.0);
@@ -242,7 +242,7 @@ pub fn sentence(summary: &Summary, generation: u64, reload: Option<&str>, failur
     if let Some((slot, verdict)) = &summary.suspect {
         text += &match verdict {
             Verdict::Operator => format!(", killing slot {}'s worker", slot.0),
-            verdict => format!(", slot {} suspected: {}", slot.0, verdict.as_str()),
+            verdict => format!(", slot {} suspected: {}", slot.0, words(verdict.as_str())),
         };
     }
     for slot in &summary.paused {
@@ -259,6 +259,11 @@ pub fn sentence(summary: &Summary, generation: u64, reload: Option<&str>, failur
         text += &format!(", {reload}");
     }
     text
+}
+
+/// The name of a reason as a person writes it.
+fn words(name: &str) -> String {
+    name.replace('_', " ")
 }
 
 #[cfg(test)]
@@ -292,7 +297,7 @@ mod tests {
         let busy = Summary { replacing, retiring, suspect, paused, state: "reloading", ..calm };
         assert_eq!(
             sentence(&busy, 3, Some("reload refused: X"), None),
-            "reloading: 2/2 ready, settings generation 3, recycling slot 1: max_requests, retiring slot 2, \
+            "reloading: 2/2 ready, settings generation 3, recycling slot 1: max requests, retiring slot 2, \
              slot 0 suspected: spin, slot 3 paused, reload refused: X"
         );
     }

@@ -22,6 +22,7 @@ use super::outside::Looks;
 use super::pidfd::{Ending, PidFd, peek_any, reap_unknown};
 use super::pidfile::Pidfile;
 use super::poller::{Poller, Source};
+use super::pulse::Pulse;
 use super::reload::Attempt;
 use super::reopen::Reopening;
 use super::report::{Reports, Subject, how};
@@ -73,6 +74,7 @@ pub struct Master {
     pub(super) streams: BTreeMap<SlotId, u64>,
     pub(super) ctl: Ctl,
     pub(super) notifier: Notifier,
+    pub(super) pulse: Pulse,
     pub(super) demo: Option<DemoOptions>,
     /// The reload or the check that runs, or the last one.
     pub(super) attempt: Attempt,
@@ -137,7 +139,10 @@ impl Master {
                 self.hooks.next_deadline(),
                 self.drain_line_due(),
             ];
-            let patience = deadlines.into_iter().flatten().min().map(|at| at.saturating_sub(now));
+            let next = deadlines.into_iter().flatten().min();
+            let for_manager = [self.listeners.store_deadline(), self.beat(next, now)];
+            let next = next.into_iter().chain(for_manager.into_iter().flatten()).min();
+            let patience = next.map(|at| at.saturating_sub(now));
             let sources = self.poller.wait(patience)?;
             let due = turn.saturating_add(patience.unwrap_or(Ns::MAX));
             turn = monotonic_ns();
@@ -203,6 +208,7 @@ impl Master {
             }
         }
         self.answer_awaiting();
+        self.listeners.keep_stored(&self.notifier, monotonic_ns());
         let sentence = self.sentence();
         self.notifier.status(&sentence);
     }

@@ -19,10 +19,12 @@ mod notify;
 mod oom;
 mod operators;
 mod outside;
+mod passed;
 mod pidfd;
 mod pidfile;
 mod poller;
 mod proc_fs;
+mod pulse;
 mod reload;
 mod reopen;
 mod report;
@@ -60,6 +62,7 @@ use operators::awaited::Awaited;
 use outside::Looks;
 pub use pidfd::has_ended_within;
 use pidfile::{Pidfile, PidfileError};
+use pulse::Pulse;
 use reopen::Reopening;
 use report::Reports;
 use state_dir::{StateDir, StateDirError};
@@ -145,7 +148,9 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
     let doing = |doing| move |source| SetupError::Io { doing, source };
     let started = monotonic_ns();
     let settings = options.loaded.settings;
-    // First: it keeps the numbers free that children find their descriptors under.
+    // SAFETY: the first call and the only one; nothing has taken a descriptor over before.
+    let passed = unsafe { passed::take() };
+    // Next: it keeps the numbers free that children find their descriptors under.
     let executable = spawn::Executable::own().map_err(doing("open the own executable"))?;
     if let Some(bits) = settings.umask {
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(bits));
@@ -158,22 +163,24 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         (_, source) => source.into(),
     })?;
     let signals = signals::Signals::install().map_err(doing("install signal handlers"))?;
-    let listeners = Listeners::open(&wanted(&settings), settings.workers)?;
+    let listeners = Listeners::open(&wanted(&settings), settings.workers, passed)?;
     let addresses = listeners.shown().join(", ");
     tracing::info!(addresses, admin = %settings.admin_bind, workers = settings.workers, "listening");
-    let (rows, rows_fd) =
-        Rows::create(Rows::capacity_for(settings.workers)).map_err(doing("make the row table"))?;
+    let slots: Vec<_> = listeners.slots().iter().copied().collect();
+    let most = settings.workers.max(slots.len() as u32);
+    let (rows, rows_fd) = Rows::create(Rows::capacity_for(most)).map_err(doing("make the row table"))?;
     rows.base().settings_generation.store(FIRST_VERSION, Relaxed);
     let sessions_path = settings.state_dir.join(SESSIONS_FILE);
     let sessions = forkgate_shared::sessions::create_file(&sessions_path)
         .map_err(|source| SetupError::Sessions { path: sessions_path.clone(), source })?;
     let ctl_path = ctl::path(std::env::var("RUNTIME_DIRECTORY").ok().as_deref(), &settings.state_dir);
     let ctl = ctl::Ctl::listen(&ctl_path).map_err(|source| SetupError::Ctl { path: ctl_path, source })?;
-    let notifier = notify::Notifier::new(std::env::var_os(notify::NOTIFY_SOCKET))
-        .map_err(doing("reach the service manager named by NOTIFY_SOCKET"))?;
+    let notifier =
+        notify::Notifier::from_env().map_err(doing("reach the service manager named by NOTIFY_SOCKET"))?;
     let supervisor = Supervisor::new(Config {
         plan: plan(&settings),
         rows: rows.capacity(),
+        slots,
         version: FIRST_VERSION,
         companion: options.demo.is_some(),
         seed: rand::random(),
@@ -204,6 +211,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         streams: BTreeMap::new(),
         ctl,
         notifier,
+        pulse: Pulse::from_env(),
         demo: options.demo,
         attempt: reload::Attempt::default(),
         last_failure: None,

@@ -24,8 +24,15 @@ const MAX_DESCRIPTORS: usize = (LAST - CONTROL + 1) as usize;
 const LAST_SIGNAL: i32 = 31;
 
 /// Names that speak to the master only (sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3)).
-const NOT_FOR_CHILDREN: [&str; 6] =
-    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+const NOT_FOR_CHILDREN: [&str; 7] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "FDSTORE",
+];
 
 /// What is executed, held open: a package that is replaced on disk does not change what a respawn starts.
 #[derive(Debug)]

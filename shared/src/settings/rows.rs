@@ -98,7 +98,7 @@ const PROCESSES: &[Setting] = &[
         Span(Duration::ZERO..=DAY, |d, t| d.settings.graceful_timeout = t),
         |s| show_duration(s.graceful_timeout),
         "How long a draining worker may finish what it has; later it is killed. No shorter than \
-         GATEWAY_TOOL_TIMEOUT, or a recycle cuts calls (you are warned). Keep systemd's TimeoutStopSec= above it.",
+         GATEWAY_TOOL_TIMEOUT, or a recycle cuts calls (you are warned). systemd is asked for the time.",
     )
     .or(&["GUNICORN_GRACEFUL_TIMEOUT"]),
     Setting::new(

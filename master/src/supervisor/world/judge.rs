@@ -146,6 +146,12 @@ impl World {
         self.breach(chosen, "I1", || format!("clients may still be sent to {slot:?}"));
     }
 
+    /// Somebody serves, or will be tried.
+    pub(super) fn check_sound(&mut self) {
+        let lost = !self.supervisor.is_sound(self.now);
+        self.breach(lost, "I12", || "nobody serves, and nothing is awaited".to_owned());
+    }
+
     /// Somebody who accepts is chosen, as long as there is one.
     pub(super) fn check_chosen(&mut self) {
         let Some(shares) = self.steering.as_ref().filter(|_| self.stopping.is_none()) else { return };

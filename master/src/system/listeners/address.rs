@@ -15,15 +15,17 @@
 //! once, it still gives up its queue to whoever accepts.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use forkgate_shared::settings::Bind;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
-use super::bind::{self, UnixSocket};
+use super::bind::{self, UnixSocket, shut};
+use super::found::Before;
 use super::group::{self, Group, Shares};
+use super::names::Label;
 use super::warn_steering;
 use crate::supervisor::{MILLISECOND, Ns, SECOND, SlotId};
 use crate::system::steering;
@@ -73,6 +75,8 @@ enum Sockets {
     Shared(OwnedFd),
     /// The same, with a file.
     Unix(UnixSocket),
+    /// One for all workers, of a socket unit: theirs to configure and to close.
+    Activated(OwnedFd),
 }
 
 /// What is written down for another program.
@@ -88,6 +92,7 @@ enum SavedSockets {
     Group(group::Saved),
     Shared(Kept),
     Unix(bind::Saved),
+    Activated(Kept),
 }
 
 impl Saved {
@@ -97,6 +102,7 @@ impl Saved {
             SavedSockets::Group(group) => Sockets::Group(group.restore(adopter)?),
             SavedSockets::Shared(socket) => Sockets::Shared(adopter.adopt(socket)?),
             SavedSockets::Unix(socket) => Sockets::Unix(socket.restore(adopter)?),
+            SavedSockets::Activated(socket) => Sockets::Activated(adopter.adopt(socket)?),
         };
         Ok(Address { bind: self.bind, state: self.state, sockets })
     }
@@ -109,6 +115,7 @@ impl Address {
             Sockets::Group(group) => SavedSockets::Group(group.save(keeper)),
             Sockets::Shared(socket) => SavedSockets::Shared(keeper.keep(socket)),
             Sockets::Unix(socket) => SavedSockets::Unix(socket.save(keeper)),
+            Sockets::Activated(socket) => SavedSockets::Activated(keeper.keep(socket)),
         };
         Saved { bind: self.bind.clone(), state: self.state.clone(), sockets }
     }
@@ -120,6 +127,26 @@ impl Address {
             Bind::Unix(path) => Sockets::Unix(UnixSocket::bind(path)?),
         };
         Ok(Address { bind: bind.clone(), state: State::Added, sockets })
+    }
+
+    /// An address at which something listens already; none when there is nothing.
+    pub(super) fn found(bind: &Bind, before: Before) -> io::Result<Option<Address>> {
+        let sockets = match before {
+            Before::Nothing => return Ok(None),
+            Before::Members(members) => Sockets::Group(Group::adopt(members)?),
+            Before::Unix(socket) => Sockets::Unix(socket),
+            Before::Shared(socket) => Sockets::Shared(socket),
+            Before::Activated(socket) => Sockets::Activated(socket),
+        };
+        Ok(Some(Address { bind: bind.clone(), state: State::Added, sockets }))
+    }
+
+    /// Binds the sockets of slots that have none.
+    pub(super) fn add_slots(&mut self, mut slots: impl Iterator<Item = SlotId>) -> io::Result<()> {
+        match &mut self.sockets {
+            Sockets::Group(group) => slots.try_for_each(|slot| group.add(slot)),
+            Sockets::Shared(_) | Sockets::Unix(_) | Sockets::Activated(_) => Ok(()),
+        }
     }
 
     /// An address with one socket for all workers, bound.
@@ -136,6 +163,41 @@ impl Address {
                 bind::address(socket).map_or_else(|_| self.bind.to_string(), |address| address.to_string())
             }
             Sockets::Unix(_) => self.bind.to_string(),
+            Sockets::Activated(_) => format!("{} (of a socket unit)", self.bind),
+        }
+    }
+
+    /// It is a socket unit's.
+    pub(super) fn is_activated(&self) -> bool {
+        matches!(self.sockets, Sockets::Activated(_))
+    }
+
+    /// The kernel chooses among the slots as it is told.
+    pub(super) fn can_steer(&self) -> bool {
+        matches!(&self.sockets, Sockets::Group(group) if group.can_steer())
+    }
+
+    /// The sockets for clients that are to outlive a master, with what they are.
+    pub(super) fn labelled(&self) -> Vec<(Label, &OwnedFd)> {
+        match &self.sockets {
+            Sockets::Group(group) => {
+                let members = group.members();
+                members.map(|(slot, index, socket)| (Label::Member { slot, index }, socket)).collect()
+            }
+            Sockets::Unix(unix) => vec![(Label::Unix(unix.identity.0, unix.identity.1), &unix.socket)],
+            Sockets::Shared(_) | Sockets::Activated(_) => Vec::new(),
+        }
+    }
+
+    /// The socket of an admin port that is to outlive a master.
+    pub(super) fn admin_socket(&self) -> Option<&OwnedFd> {
+        if let Sockets::Shared(socket) = &self.sockets { Some(socket) } else { None }
+    }
+
+    /// The file of a unix socket stays when the address goes.
+    pub(super) fn leave_file(&mut self) {
+        if let Sockets::Unix(unix) = &mut self.sockets {
+            unix.leaves_file = true;
         }
     }
 
@@ -145,7 +207,7 @@ impl Address {
         match &mut self.sockets {
             Sockets::Group(group) => group.listen(backlog),
             Sockets::Shared(socket) => SockRef::from(&*socket).listen(backlog),
-            Sockets::Unix(_) => Ok(()),
+            Sockets::Unix(_) | Sockets::Activated(_) => Ok(()),
         }
     }
 
@@ -159,6 +221,7 @@ impl Address {
             Sockets::Shared(socket) | Sockets::Unix(UnixSocket { socket, .. }) => {
                 SockRef::from(&*socket).listen(backlog)?;
             }
+            Sockets::Activated(_) => {}
         }
         if self.state != State::InForce {
             self.tcp_sockets().try_for_each(steering::hear)?;
@@ -185,7 +248,7 @@ impl Address {
                 }
                 if listens { group.listen(backlog) } else { Ok(()) }
             }
-            Sockets::Shared(_) | Sockets::Unix(_) => Ok(()),
+            Sockets::Shared(_) | Sockets::Unix(_) | Sockets::Activated(_) => Ok(()),
         }
     }
 
@@ -193,7 +256,7 @@ impl Address {
     pub(super) fn close_slot(&mut self, slot: SlotId, shares: Option<&Shares>) -> io::Result<()> {
         match &mut self.sockets {
             Sockets::Group(group) => group.close(slot, shares),
-            Sockets::Shared(_) | Sockets::Unix(_) => Ok(()),
+            Sockets::Shared(_) | Sockets::Unix(_) | Sockets::Activated(_) => Ok(()),
         }
     }
 
@@ -201,7 +264,7 @@ impl Address {
     pub(super) fn steer(&self, shares: Option<&Shares>) -> io::Result<()> {
         match &self.sockets {
             Sockets::Group(group) => group.steer(shares),
-            Sockets::Shared(_) | Sockets::Unix(_) => Ok(()),
+            Sockets::Shared(_) | Sockets::Unix(_) | Sockets::Activated(_) => Ok(()),
         }
     }
 
@@ -209,7 +272,9 @@ impl Address {
     pub(super) fn socket(&self, slot: SlotId) -> Option<&OwnedFd> {
         match &self.sockets {
             Sockets::Group(group) => group.socket(slot),
-            Sockets::Shared(socket) | Sockets::Unix(UnixSocket { socket, .. }) => Some(socket),
+            Sockets::Shared(socket)
+            | Sockets::Activated(socket)
+            | Sockets::Unix(UnixSocket { socket, .. }) => Some(socket),
         }
     }
 
@@ -217,7 +282,7 @@ impl Address {
     pub(super) fn queue_length(&self, slot: SlotId) -> io::Result<u32> {
         match &self.sockets {
             Sockets::Group(group) => group.socket(slot).map_or(Ok(0), steering::queue_length),
-            Sockets::Shared(_) | Sockets::Unix(_) => Ok(0),
+            Sockets::Shared(_) | Sockets::Unix(_) | Sockets::Activated(_) => Ok(0),
         }
     }
 
@@ -257,7 +322,7 @@ impl Address {
         match &self.sockets {
             Sockets::Group(group) => Box::new(group.sockets()),
             Sockets::Shared(socket) => Box::new(std::iter::once(socket)),
-            Sockets::Unix(_) => Box::new(std::iter::empty()),
+            Sockets::Unix(_) | Sockets::Activated(_) => Box::new(std::iter::empty()),
         }
     }
 }
@@ -271,12 +336,6 @@ impl Retiring {
         }
         now >= *self.empty_since.get_or_insert(now) + GRACE
     }
-}
-
-/// Ends a listener in every process that has a copy.
-fn shut(socket: &OwnedFd) {
-    // It fails only for what is shut already.
-    let _ = SockRef::from(socket).shutdown(Shutdown::Both);
 }
 
 #[cfg(test)]

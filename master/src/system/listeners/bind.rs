@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -66,6 +66,28 @@ pub enum ListenError {
         /// The path.
         path: PathBuf,
     },
+    /// More than one socket was passed for it.
+    #[error(
+        "{name} {address}: the service manager passes several sockets for it, and clients of those that are not served would \
+         wait for ever: let one socket unit name it, in one ListenStream=, or none; after a change stop the service and start it"
+    )]
+    Crowded {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        address: String,
+    },
+    /// It is not ours to give up.
+    #[error(
+        "{name} no longer has {address}, at which a socket unit listens for this gateway: stop that unit and restart the \
+         service, or keep the address"
+    )]
+    Activated {
+        /// The setting.
+        name: &'static str,
+        /// What is missing in its value.
+        address: String,
+    },
     /// Earlier reloads have not finished with their addresses.
     #[error(
         "{name} would add more addresses than a worker can hold while removed ones are given up: try again in a minute"
@@ -128,13 +150,21 @@ pub(super) fn address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     SockRef::from(socket).local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
+/// Ends a listener in every process that has a copy.
+pub(super) fn shut(socket: &OwnedFd) {
+    // It fails only for what does not listen.
+    let _ = SockRef::from(socket).shutdown(Shutdown::Both);
+}
+
 /// A unix socket and its file, which goes with it.
 #[derive(Debug)]
 pub(super) struct UnixSocket {
     pub(super) socket: OwnedFd,
     path: PathBuf,
     /// Device and number of the file that was made.
-    identity: (u64, u64),
+    pub(super) identity: (u64, u64),
+    /// The file stays, because the socket lives on elsewhere.
+    pub(super) leaves_file: bool,
 }
 
 /// What is written down for another program.
@@ -148,7 +178,8 @@ pub(super) struct Saved {
 impl Saved {
     /// The socket again.
     pub(super) fn restore(self, adopter: &mut Adopter) -> io::Result<UnixSocket> {
-        Ok(UnixSocket { socket: adopter.adopt(self.socket)?, path: self.path, identity: self.identity })
+        let socket = adopter.adopt(self.socket)?;
+        Ok(UnixSocket { socket, path: self.path, identity: self.identity, leaves_file: false })
     }
 }
 
@@ -177,7 +208,15 @@ impl UnixSocket {
         umask(before);
         bound?;
         let file = fs::symlink_metadata(path)?;
-        Ok(UnixSocket { socket: socket.into(), path: path.to_owned(), identity: (file.dev(), file.ino()) })
+        let identity = (file.dev(), file.ino());
+        Ok(UnixSocket { socket: socket.into(), path: path.to_owned(), identity, leaves_file: false })
+    }
+
+    /// One that listens already and was bound as the file with this identity; none when that is not there any more.
+    pub(super) fn adopt(socket: OwnedFd, path: &Path, identity: (u64, u64)) -> Option<UnixSocket> {
+        let file = fs::symlink_metadata(path).ok()?;
+        let is_it = (file.dev(), file.ino()) == identity;
+        is_it.then(|| UnixSocket { socket, path: path.to_owned(), identity, leaves_file: false })
     }
 
     /// Takes the file away, if it is still the one that was made.
@@ -193,7 +232,9 @@ impl UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        self.remove_file();
+        if !self.leaves_file {
+            self.remove_file();
+        }
     }
 }
 
@@ -258,6 +299,25 @@ mod tests {
         drop(ours);
         assert!(!path.exists(), "the file goes with the socket");
         assert!(error(&dir.path().join("no/http.sock")).contains("its directory is not there"));
+    }
+
+    #[test]
+    fn a_socket_that_lives_on_elsewhere_keeps_its_file_and_is_known_again_by_it() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("http.sock");
+        let mut ours = UnixSocket::bind(&path).expect("bind");
+        SockRef::from(&ours.socket).listen(1).expect("listen");
+        let (stored, identity) = (ours.socket.try_clone().expect("a copy"), ours.identity);
+        ours.leaves_file = true;
+        drop(ours);
+        UnixStream::connect(&path).expect("the copy listens");
+        assert!(UnixSocket::adopt(stored.try_clone().expect("a copy"), &path, (0, 0)).is_none());
+        let again = UnixSocket::adopt(stored, &path, identity).expect("the same file");
+        UnixStream::connect(&path).expect("it listens");
+        drop(again);
+        assert!(!path.exists());
+        let gone = UnixListener::bind(dir.path().join("other")).expect("bind");
+        assert!(UnixSocket::adopt(gone.into(), &path, identity).is_none(), "there is no file");
     }
 
     #[test]

@@ -22,6 +22,7 @@ impl Listeners {
     }
 
     fn make_missing(&mut self, wanted: &Wanted) -> Result<(), ListenError> {
+        self.refuse_to_leave_units(wanted)?;
         for entry in wanted.bind.iter() {
             if self.clients.iter().any(|address| address.bind == *entry) {
                 continue;
@@ -59,6 +60,17 @@ impl Listeners {
         Ok(())
     }
 
+    /// What a socket unit listens at is not ours to give up.
+    fn refuse_to_leave_units(&self, wanted: &Wanted) -> Result<(), ListenError> {
+        let is_left = |address: &&Address| address.is_activated() && !is_wanted(Some(wanted), &address.bind);
+        for (name, addresses) in [(BIND, &self.clients), (ADMIN_BIND, &self.admin)] {
+            if let Some(left) = addresses.iter().find(is_left) {
+                return Err(ListenError::Activated { name, address: left.bind.to_string() });
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the proposal into force, then begins to retire the rest. True when addresses were added, which workers that have
     /// them must be told.
     pub fn commit(&mut self, now: Ns) -> bool {
@@ -84,6 +96,7 @@ impl Listeners {
             }
         }
         self.backlog = backlog;
+        self.store.is_stale = true;
         added
     }
 
@@ -198,7 +211,7 @@ mod tests {
         let [old, new, admin, new_admin] = free();
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("http.sock");
-        let mut listeners = Listeners::open(&wanted(&old.to_string(), admin), 2).expect("open");
+        let mut listeners = Listeners::open(&wanted(&old.to_string(), admin), 2, Vec::new()).expect("open");
         let next = wanted(&format!("{new},{}", unix(&path)), new_admin);
         listeners.propose(&next).expect("free");
         assert!(hears(old) && !hears(new) && !hears(new_admin) && path.exists());
@@ -231,7 +244,7 @@ mod tests {
     #[test]
     fn an_address_that_retires_can_come_back() {
         let [first, second, admin] = free();
-        let mut listeners = Listeners::open(&wanted(&first.to_string(), admin), 2).expect("open");
+        let mut listeners = Listeners::open(&wanted(&first.to_string(), admin), 2, Vec::new()).expect("open");
         let other = wanted(&second.to_string(), admin);
         listeners.propose(&other).expect("free");
         listeners.commit(SECOND);
@@ -255,7 +268,7 @@ mod tests {
     #[test]
     fn a_slot_that_comes_meanwhile_accepts_wherever_the_others_do() {
         let [first, second, admin] = free();
-        let mut listeners = Listeners::open(&wanted(&first.to_string(), admin), 2).expect("open");
+        let mut listeners = Listeners::open(&wanted(&first.to_string(), admin), 2, Vec::new()).expect("open");
         listeners.propose(&wanted(&second.to_string(), admin)).expect("free");
         listeners.open_slot(SlotId(2)).expect("another slot");
         assert!(all_listen(&listeners, SlotId(2)) && !hears(second), "deaf, as others of an added one");
@@ -275,7 +288,7 @@ mod tests {
         let [old, free, admin] = free();
         let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let taken = (taken.local_addr().expect("address"), taken);
-        let mut listeners = Listeners::open(&wanted(&old.to_string(), admin), 1).expect("open");
+        let mut listeners = Listeners::open(&wanted(&old.to_string(), admin), 1, Vec::new()).expect("open");
         for (next, words) in [
             (wanted(&format!("{old},{free},{}", taken.0), admin), "in use by another process"),
             (wanted(&format!("{old},{free}"), taken.0), "in use by another process"),
@@ -294,7 +307,8 @@ mod tests {
     fn an_address_within_another_one_takes_over_from_it() {
         let [narrow, admin] = free();
         let wide = SocketAddr::from(([0, 0, 0, 0], narrow.port()));
-        let mut listeners = Listeners::open(&wanted(&narrow.to_string(), admin), 2).expect("open");
+        let mut listeners =
+            Listeners::open(&wanted(&narrow.to_string(), admin), 2, Vec::new()).expect("open");
         for (next, addresses) in [(wide, wide), (narrow, narrow)] {
             listeners.propose(&wanted(&next.to_string(), admin)).expect("the other one is ours");
             assert!(hears(narrow), "the one in force has its clients until the commit");

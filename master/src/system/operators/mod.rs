@@ -195,7 +195,8 @@ impl Master {
     fn pause(&mut self, slot: u32) -> Taken {
         if !self.listeners.can_steer() {
             return Taken::refused(
-                "all clients come over unix sockets, which belong to no slot: whichever worker is free takes them",
+                "all clients come over sockets that the workers share (unix sockets, those of a socket unit), and the kernel \
+                 cannot be told whom to give them to: whichever worker is free takes them",
                 |why| refusal(why),
             );
         }

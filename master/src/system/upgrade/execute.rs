@@ -1,10 +1,10 @@
 //! Writing everything down and becoming the other program.
 
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use forkgate_shared::memfd;
@@ -113,7 +113,9 @@ pub(super) fn execute(
     let text = |bytes: Vec<u8>| CString::new(bytes).map_err(io::Error::from);
     let arguments: Vec<CString> =
         std::env::args_os().map(|argument| text(argument.into_vec())).collect::<Result<_, _>>()?;
-    let inherited = std::env::vars_os().filter(|(name, _)| name != STATE_VARIABLE);
+    // Numbers of descriptors that were passed at the start mean something else by now.
+    let is_over = |name: &OsString| name == STATE_VARIABLE || name.as_bytes().starts_with(b"LISTEN_");
+    let inherited = std::env::vars_os().filter(|(name, _)| !is_over(name));
     let pairs = inherited.map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='));
     let handover = format!("{STATE_VARIABLE}={}", serde_json::to_string(handover)?);
     let environment: Vec<CString> =

@@ -18,12 +18,13 @@ use super::super::crash_dir::CrashDir;
 use super::super::ctl::Ctl;
 use super::super::hooks::Hooks;
 use super::super::master::Master;
-use super::super::notify::{NOTIFY_SOCKET, Notifier};
+use super::super::notify::Notifier;
 use super::super::oom::OomKills;
 use super::super::operators::awaited::Awaited;
 use super::super::outside::Looks;
 use super::super::pidfile::{self, Pidfile};
 use super::super::poller::Poller;
+use super::super::pulse::Pulse;
 use super::super::reload::Attempt;
 use super::super::reopen::Reopening;
 use super::super::report::Reports;
@@ -211,7 +212,8 @@ fn take_over(
         crash_dir,
         queues_due: now,
         ctl,
-        notifier: Notifier::new(std::env::var_os(NOTIFY_SOCKET))?,
+        notifier: Notifier::from_env()?,
+        pulse: Pulse::from_env(),
         demo: saved.demo,
         attempt: Attempt::default(),
         reload_failure: None,
