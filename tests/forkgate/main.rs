@@ -9,6 +9,7 @@ mod clients;
 mod container;
 mod crash;
 mod crash_loops;
+mod ctl_events;
 mod ctl_orders;
 mod ctl_peers;
 mod ctl_workers;
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
         ctl_workers::TESTS,
         ctl_orders::TESTS,
         ctl_peers::TESTS,
+        ctl_events::TESTS,
         upgrade::TESTS,
         reload_rolls::TESTS,
         upgrade_ctl::TESTS,

@@ -9,7 +9,8 @@ use forkgate_shared::rows::{RowState, monotonic_ns};
 
 use super::child::{self, Common};
 use super::facts;
-use super::master::{Master, name};
+use super::history::{self, Entry};
+use super::master::{Master, name, slot_of};
 use super::poller::Source;
 use super::versions::CatalogError;
 use crate::supervisor::{Action, ChildId, ChildSignal, Event, Fact, Kill, Role, SlotId};
@@ -23,8 +24,14 @@ impl Master {
             Action::CloseListeners => self.listeners.close_all(),
             Action::Spawn(id, role, version) => self.spawn(id, role, version),
             Action::Introduce { leaver, heir } => self.introduce(leaver, heir),
-            Action::SendDrain(id) => self.send(id, &ToChild::Drain),
-            Action::SendRetire(id) => self.send(id, &ToChild::Retire),
+            Action::SendDrain(id) => {
+                self.note_leaving(id);
+                self.send(id, &ToChild::Drain);
+            }
+            Action::SendRetire(id) => {
+                self.note_leaving(id);
+                self.send(id, &ToChild::Retire);
+            }
             Action::Signal(id, ChildSignal::Term) => self.signal(id, libc::SIGTERM),
             Action::Signal(id, ChildSignal::Int) => self.signal(id, libc::SIGINT),
             Action::SendStepAside(id) => self.send_step_aside(id),
@@ -64,7 +71,10 @@ impl Master {
                 self.show_catalog_generation();
             }
             Action::Target(target) => base.target.store(u64::from(target), Relaxed),
-            Action::AnnounceUpgrading => self.notifier.reloading(),
+            Action::AnnounceUpgrading => {
+                self.note(Entry::new("upgrade_begun", "another program takes the place of this one"));
+                self.notifier.reloading();
+            }
             Action::CheckUpgrade => self.check_upgrade(),
             Action::CountUpgrade => drop(base.upgrades.fetch_add(1, Relaxed)),
             Action::UpgradeOver(end) => self.upgrade_over(end),
@@ -83,6 +93,7 @@ impl Master {
             Action::CountReady(took) => base.time_to_ready.observe(took),
             Action::CountDrained(took) => base.drain_time.observe(took),
             Action::AnnounceReady => {
+                self.note(Entry::new("serving", "all workers are ready"));
                 self.notifier.ready();
                 self.hook_on_ready();
             }
@@ -112,12 +123,27 @@ impl Master {
                 self.tell_of_reload(&fact);
                 self.tell_of_upgrade(&fact);
                 self.tell_awaiting(&fact);
+                let failure = self.last_failure.as_deref().unwrap_or("no worker has failed");
+                if let Some(entry) = history::of(&fact, |id| self.who(id), failure) {
+                    self.note(entry);
+                }
             }
             Action::Exit(code) => {
                 self.exit = Some(code);
                 self.tell_of_the_end();
             }
         }
+    }
+
+    /// A worker is told to leave.
+    fn note_leaving(&mut self, id: ChildId) {
+        let view = self.supervisor.workers().into_iter().find(|view| view.child == id);
+        let (slot, pid) = self.who(id);
+        let reason = view.and_then(|view| view.reason).unwrap_or("retiring");
+        let text = format!("the worker of slot {} is told to leave: {reason}", slot.map_or(0, |slot| slot.0));
+        self.note(
+            Entry { slot: slot.map(|slot| slot.0), ..Entry::new("draining", text) }.pid(pid).reason(reason),
+        );
     }
 
     fn open_listener(&mut self, slot: SlotId) {
@@ -162,6 +188,9 @@ impl Master {
         };
         let child = child::start(&common, id, role, version, self.versions.catalog(number), listeners)?;
         tracing::debug!(pid = child.pid, generation = id.0, "{} started", name(role));
+        let pid = Some(child.pid.unsigned_abs());
+        let entry = Entry::new("started", format!("{} started", name(role))).pid(pid);
+        self.history.push(Entry { slot: slot_of(role), ..entry });
         let watched = self.poller.add(&child.pidfd, Source::Ended(id)).and_then(|()| match &child.control {
             Some(control) => self.poller.add(control, Source::Control(id)),
             None => Ok(()),

@@ -13,6 +13,7 @@ use super::child::Child;
 use super::crash_dir::CrashDir;
 use super::ctl::Ctl;
 use super::failure::{Failure, end_of};
+use super::history::{Entry, History, Who};
 use super::hooks::Hooks;
 use super::listeners::Listeners;
 use super::notify::Notifier;
@@ -84,6 +85,7 @@ pub struct Master {
     pub(super) hooks: Hooks,
     pub(super) upgrade: Upgrade,
     pub(super) awaited: Awaited,
+    pub(super) history: History,
     pub(super) reopening: Reopening,
     /// What became of the last reload, when that was not done.
     pub(super) reload_failure: Option<String>,
@@ -209,8 +211,16 @@ impl Master {
         }
         self.answer_awaiting();
         self.listeners.keep_stored(&self.notifier, monotonic_ns());
+        self.feed_readers();
         let sentence = self.sentence();
         self.notifier.status(&sentence);
+    }
+
+    /// Slot and process id of a child.
+    pub(super) fn who(&self, id: ChildId) -> Who {
+        let child = self.children.get(&id);
+        let slot = child.and_then(|child| slot_of(child.role)).map(SlotId);
+        (slot, child.map(|child| child.pid.unsigned_abs()))
     }
 
     pub(super) fn sentence(&self) -> String {
@@ -332,9 +342,12 @@ impl Master {
         } else {
             tracing::warn!(pid = child.pid, "{} ended: {how}", name(child.role));
         }
+        let entry = Entry::new("gone", format!("{} ended: {how}", name(child.role))).reason(&*how);
+        let entry = Entry { slot: slot_of(child.role), ..entry }.pid(Some(child.pid.unsigned_abs()));
         let end = end_of(ending, child.last_words.as_deref());
         let failure = Failure { how, words: child.last_words.clone() };
         self.poller.remove(&child.pidfd);
+        self.history.push(entry);
         let role = child.role;
         let subject = match role {
             Role::Worker { slot, .. } => Some(child.subject(id, slot)),
@@ -376,6 +389,14 @@ impl Master {
                 _ => return,
             }
         }
+    }
+}
+
+/// The slot of a worker.
+pub(super) fn slot_of(role: Role) -> Option<u32> {
+    match role {
+        Role::Worker { slot, .. } => Some(slot.0),
+        Role::Migrate | Role::Check | Role::Companion => None,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod ctl;
 mod dump;
 mod facts;
 mod failure;
+pub mod history;
 mod hooks;
 mod identity;
 mod listeners;
@@ -53,6 +54,7 @@ use crate::supervisor::{Config, Event, Ns, Plan, Supervisor};
 use crash_dir::CrashDir;
 #[cfg(test)]
 pub use crash_dir::slot_of as slot_of_report;
+use history::History;
 use hooks::Hooks;
 use identity::{Identity, IdentityError};
 use listeners::{ListenError, Listeners, Wanted};
@@ -216,6 +218,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         attempt: reload::Attempt::default(),
         last_failure: None,
         awaited: Awaited::default(),
+        history: History::default(),
         reopening: Reopening::default(),
         oom_kills: OomKills::from_now_on(),
         hooks: Hooks::default(),

@@ -10,6 +10,7 @@ use forkgate_shared::settings::check::{Accepted, CheckVerdict};
 
 use super::ctl::{Operation, Outcome};
 use super::facts;
+use super::history::Entry;
 use super::master::Master;
 use super::versions::Version;
 use super::{plan, wanted};
@@ -93,6 +94,7 @@ impl Master {
     pub(super) fn reload_begins(&mut self) {
         self.attempt = Attempt::default();
         self.reload_failure = None;
+        self.note(Entry::new("reload_begun", "the settings are read"));
         self.notifier.reloading();
         self.ctl.begins(Operation::Reload);
     }
@@ -103,6 +105,10 @@ impl Master {
             self.discard_addresses();
         }
         self.reload_failure = self.attempt.failure();
+        self.note(match &self.reload_failure {
+            None => Entry::new("reload_ended", "the new settings are in force").reason("done"),
+            Some(why) => Entry::new("reload_ended", why.as_str()).reason("failed"),
+        });
         // There is no word for a reload that failed: the status says it.
         self.notifier.ready();
         let outcome = self.outcome(how == Reloaded::Done);

@@ -12,6 +12,7 @@ use forkgate_shared::rows::{RowState, SLOTS, monotonic_ns};
 use forkgate_shared::settings::Watchdog;
 
 use super::child::Child;
+use super::history::Entry;
 use super::master::Master;
 use super::outside::{Extra, Look};
 use super::proc_fs;
@@ -180,6 +181,9 @@ impl Master {
                 } else {
                     tracing::error!(slot, pid, path = %path.display(), culprit, "report written");
                 }
+                let text = format!("report written: {}", path.display());
+                let entry = Entry::new("reported", text).slot(SlotId(slot)).pid(u32::try_from(pid).ok());
+                self.note(entry);
                 self.awaited.reported(worker, Ok(&path));
             }
             Err(error) => {

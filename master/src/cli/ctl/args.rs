@@ -47,6 +47,14 @@ Examples:
 
 Does what TERM does, says each second what is left, and ends when the master has ended. Under systemd use `systemctl stop`.";
 
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  forkgate ctl events                 the last thousand or so
+  forkgate ctl events --follow        and what happens from now on; an upgrade does not end it
+  forkgate ctl events --follow --json | jq -r 'select(.event == \"killed\")'
+
+A reader that is too slow misses the oldest and is told how many.";
+
 const UPGRADE_EXAMPLES: &str = "\
 Examples:
   install -m 755 forkgate /usr/local/bin/forkgate && forkgate ctl upgrade
@@ -130,6 +138,15 @@ pub enum CtlCommand {
     /// Finish what was begun, then end
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain(ShowArgs),
+    /// Tell what has happened, and what happens: starts, replacements, kills, reloads, upgrades
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events {
+        /// Go on with what happens from now on, until the master ends
+        #[arg(long)]
+        follow: bool,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
     /// Tell why the last worker of a slot was killed or died
     #[command(after_help = WHY_EXAMPLES)]
     Why {
@@ -209,6 +226,9 @@ pub fn run(command: CtlCommand) -> ExitCode {
         }
         CtlCommand::Reopen(show) => with(show, super::reopen),
         CtlCommand::Drain(show) => with(show, super::drain),
+        CtlCommand::Events { follow, show } => {
+            with(show, |json, sockets| super::events(follow, json, sockets))
+        }
         CtlCommand::Why { slot, show } => with(show, |json, sockets| super::why(slot, json, sockets)),
         CtlCommand::Pause(SlotArgs { slot, show }) => {
             with(show, |json, sockets| super::pause(slot, true, json, sockets))

@@ -2,6 +2,7 @@
 
 mod args;
 mod connect;
+mod events;
 mod operate;
 mod table;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 pub use args::{CtlCommand, run};
 pub use connect::sockets;
+pub use events::events;
 pub use operate::{Scaling, drain, dump, kill, recycle, reload, reopen, scale, upgrade};
 
 use connect::{CtlError, ask};

@@ -105,7 +105,11 @@ pub fn log_stranger(peer: Peer) {
 fn words(request: &Request) -> Option<(&'static str, String)> {
     let of_slot = |slot: &u32| format!("slot={slot}");
     Some(match request {
-        Request::Status | Request::Workers | Request::Worker { .. } | Request::Why { .. } => return None,
+        Request::Status
+        | Request::Workers
+        | Request::Worker { .. }
+        | Request::Why { .. }
+        | Request::Events { .. } => return None,
         Request::Pause { slot } => ("pause", of_slot(slot)),
         Request::Resume { slot } => ("resume", of_slot(slot)),
         Request::Recycle { slot } => ("recycle", of_slot(slot)),

@@ -5,6 +5,7 @@
 //! | asking | accept | a whole line; too much without one; its time |
 //! | asked | the whole line | the reply |
 //! | waiting | a reply that comes later | the end of the operation; the client left |
+//! | reading | events are its reply | it has all that it asked for; the client left, or takes nothing for a minute |
 //! | answering | the last line | its last byte is in the socket; its time |
 
 use std::io::{self, Read, Write};
@@ -13,8 +14,9 @@ use std::os::unix::net::UnixStream;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::history::History;
 use super::super::upgrade::{Adopter, Keeper, Kept};
-use super::messages::Operation;
+use super::messages::{Missed, Operation, line};
 use super::{Ordered, Peer, Turn};
 use crate::supervisor::Ns;
 
@@ -24,6 +26,10 @@ const MAX_REQUEST: usize = 64 * 1024;
 const MAX_UNREAD: usize = 16 * 1024;
 /// From connect to the end of the request, and from the last line to its last byte.
 pub(super) const TIMEOUT: Ns = 5 * 1_000_000_000;
+
+/// A reader of events that leaves what it has in the socket for so long is given up; it may come again and is told then
+/// how many it missed.
+const TAKE_LIMIT: Ns = 60 * 1_000_000_000;
 
 /// One connection.
 #[derive(Debug)]
@@ -71,6 +77,11 @@ enum Stage {
     Waiting {
         operation: Operation,
         begun: bool,
+    },
+    /// `after`: the last event that it was given; `until`: the last one that it asked for.
+    Reading {
+        after: u64,
+        until: Option<u64>,
     },
     Answering,
 }
@@ -142,6 +153,40 @@ impl Client {
         self.order = order;
     }
 
+    /// It gets events, as it takes them.
+    pub(super) fn read(&mut self, after: u64, until: Option<u64>) {
+        self.stage = Stage::Reading { after, until };
+        self.deadline = None;
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.stage, Stage::Reading { .. })
+    }
+
+    /// Gives it the events that it has room for. One that leaves what it has for too long is given up.
+    pub(super) fn feed(&mut self, history: &History, now: Ns) {
+        let Stage::Reading { after, until } = &mut self.stage else { return };
+        if self.out.is_empty() {
+            self.deadline = None;
+        }
+        while self.out.len() <= MAX_UNREAD
+            && until.is_none_or(|until| *after < until)
+            && let Some((missed, entry)) = history.after(*after)
+        {
+            if missed > 0 {
+                self.out.extend(line(&Missed { missed }));
+            }
+            self.out.extend(line(entry));
+            *after = entry.seq;
+        }
+        if until.is_some_and(|until| *after >= until) {
+            self.stage = Stage::Answering;
+        }
+        if !self.out.is_empty() || matches!(self.stage, Stage::Answering) {
+            self.deadline.get_or_insert(now + TAKE_LIMIT);
+        }
+    }
+
     /// Tells it something on the way, unless it does not listen.
     pub(super) fn tell(&mut self, line: &[u8]) {
         if self.out.len() <= MAX_UNREAD {
@@ -168,7 +213,7 @@ impl Client {
                 }
             }
             // Once: what it says now means nothing, but that it is there.
-            Stage::Waiting { .. } => match self.stream.read(&mut [0; 4096]) {
+            Stage::Waiting { .. } | Stage::Reading { .. } => match self.stream.read(&mut [0; 4096]) {
                 Ok(0) => return Ok(Turn::Over),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                 _ => {}

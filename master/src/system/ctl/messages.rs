@@ -10,6 +10,8 @@ use forkgate_shared::settings::Change;
 use forkgate_shared::status::{Status, WorkerStatus};
 use serde::{Deserialize, Serialize};
 
+#[cfg(doc)]
+use super::super::history::Entry;
 use crate::supervisor::{Cause, SlotId, WHOLE};
 
 /// What is asked.
@@ -58,6 +60,15 @@ pub enum Request {
     Reopen,
     /// Finish what was begun and end; answered when the master ends.
     Drain,
+    /// What has happened: answered with a line per event, an [`Entry`] or [`Missed`], and the end of the connection.
+    Events {
+        /// And what happens from now on; then the end comes when the master ends, or becomes another program.
+        #[serde(default)]
+        follow: bool,
+        /// Only what came after the event of this number.
+        #[serde(default)]
+        after: u64,
+    },
     /// No new clients for a slot.
     Pause {
         /// The slot.
@@ -83,7 +94,7 @@ pub enum Request {
 }
 
 /// What can be asked, for a client that asked for something else.
-pub const KNOWN: &str = r#"{"command":"status"}, {"command":"workers"}, {"command":"worker","slot":0}, {"command":"why","slot":0}, {"command":"reload","check_only":true}, {"command":"upgrade","binary":null}, {"command":"pause","slot":0}, {"command":"resume","slot":0}, {"command":"recycle","slot":0}, {"command":"kill","slot":0}, {"command":"dump","slot":0}, {"command":"scale","workers":4}, {"command":"scale","by":-1}, {"command":"reopen"}, {"command":"drain"}"#;
+pub const KNOWN: &str = r#"{"command":"status"}, {"command":"workers"}, {"command":"worker","slot":0}, {"command":"why","slot":0}, {"command":"reload","check_only":true}, {"command":"upgrade","binary":null}, {"command":"pause","slot":0}, {"command":"resume","slot":0}, {"command":"recycle","slot":0}, {"command":"kill","slot":0}, {"command":"dump","slot":0}, {"command":"scale","workers":4}, {"command":"scale","by":-1}, {"command":"reopen"}, {"command":"drain"}, {"command":"events","follow":true,"after":0}"#;
 
 /// What takes its time, so that a client waits for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -317,6 +328,14 @@ impl Ending for Carried {
     }
 }
 
+/// A line among events: so many are not there any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Missed {
+    /// How many.
+    pub missed: u64,
+}
+
 /// A line that says how far an operation is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -394,6 +413,7 @@ mod tests {
             Request::Scale { workers: None, by: Some(-1) },
             Request::Reopen,
             Request::Drain,
+            Request::Events { follow: true, after: 0 },
         ];
         assert_eq!(known, all);
         for other in

@@ -26,10 +26,11 @@ use serde::{Deserialize, Serialize};
 pub use audit::{Ordered, Peer, log_stranger};
 use client::Client;
 pub use messages::{
-    Answer, Carried, Details, Done, Ending, EventLoop, HeldBack, KNOWN, Operation, Outcome, Progress,
+    Answer, Carried, Details, Done, Ending, EventLoop, HeldBack, KNOWN, Missed, Operation, Outcome, Progress,
     Refusal, Request, Slot, Why, Worker, Workers, line, no_such_slot, refusal,
 };
 
+use super::history::History;
 use super::upgrade::{Adopter, Keeper, Kept};
 use crate::supervisor::Ns;
 
@@ -37,6 +38,8 @@ use crate::supervisor::Ns;
 const MAX_CLIENTS: usize = 160;
 /// Of these, clients that wait for an operation: the others still find a place.
 const MAX_WAITING: usize = 128;
+/// And of these, clients that read events.
+const MAX_READERS: usize = 16;
 /// An answer that is larger (a crash report: little more than a megabyte) is given to one client at a time.
 const LARGE: usize = 64 * 1024;
 /// After an accept that failed for want of descriptors or memory: the client still waits in the queue, and a poller that
@@ -71,6 +74,8 @@ pub enum Reply {
     Now(Vec<u8>),
     /// The answer comes when the next run of this has ended; until then this is what is done. The order is for the log.
     Later(Operation, String, Option<Ordered>),
+    /// The answer is events: those after this number, up to that one or without an end.
+    Events(u64, Option<u64>),
 }
 
 /// What is written down for another program.
@@ -124,9 +129,11 @@ impl Ctl {
         Ok(Ctl { path: path.to_owned(), listener, clients, next: 0, rests_until: None, is_full: false })
     }
 
-    /// Writes it down, with the clients and what they are owed, large answers excepted: who waits for one asks again.
+    /// Writes it down, with the clients and what they are owed, large answers and events excepted: who waits for these asks
+    /// again.
     pub fn save(&self, keeper: &mut Keeper) -> Saved {
-        let clients = self.clients.iter().filter(|(_, client)| client.owed() <= LARGE);
+        let clients =
+            self.clients.iter().filter(|(_, client)| client.owed() <= LARGE && !client.is_reading());
         let clients = clients.map(|(id, client)| (*id, client.save(keeper))).collect();
         Saved { path: self.path.clone(), listener: keeper.keep(&self.listener), next: self.next, clients }
     }
@@ -221,12 +228,33 @@ impl Ctl {
         let Some(client) = self.clients.get_mut(&id) else { return Turn::Over };
         match reply {
             Reply::Now(line) => client.answer(&line, now),
+            Reply::Events(after, until) => client.read(after, until),
             Reply::Later(operation, progress, order) => {
                 client.wait(operation, order);
                 client.tell(&line(&Progress { progress }));
             }
         }
         self.turn(id)
+    }
+
+    /// Those that read events.
+    pub fn readers(&self) -> Vec<u64> {
+        let readers = self.clients.iter().filter(|(_, client)| client.is_reading());
+        readers.map(|(id, _)| *id).collect()
+    }
+
+    /// True while another client may read events.
+    pub fn may_read(&self) -> bool {
+        self.readers().len() < MAX_READERS
+    }
+
+    /// Gives a reader of events what it has room for; true when it has something to take.
+    pub fn feed(&mut self, id: u64, history: &History, now: Ns) -> bool {
+        let Some(client) = self.clients.get_mut(&id).filter(|client| client.is_reading()) else {
+            return false;
+        };
+        client.feed(history, now);
+        !client.is_reading() || client.owed() > 0
     }
 
     /// Somebody waits for a run of this.

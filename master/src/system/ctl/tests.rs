@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
+use super::super::history::Entry;
 use super::client::TIMEOUT;
 use super::*;
 
@@ -140,6 +141,67 @@ fn who_leaves_while_waiting_is_forgotten_and_who_does_not_read_is_told_little() 
         office.ctl.turn(id);
     }
     assert!(!office.ctl.owes_much());
+}
+
+/// Goes on with a reader of events as the master does.
+fn serve(office: &mut Office, id: u64, history: &History) -> Turn {
+    let mut turn = office.ctl.turn(id);
+    while turn == Turn::Read && office.ctl.feed(id, history, 7) {
+        turn = office.ctl.turn(id);
+    }
+    turn
+}
+
+#[test]
+fn events_are_read_to_the_one_that_was_the_last() {
+    let mut office = Office::open();
+    let mut history = History::default();
+    (0..900).for_each(|number| history.push(Entry::new("ready", number.to_string())));
+    let (mut client, id) = office.ask("events");
+    assert_eq!(office.ctl.reply(id, Reply::Events(890, Some(900)), 0), Turn::Read);
+    assert_eq!(serve(&mut office, id, &history), Turn::Over);
+    let mut text = String::new();
+    client.read_to_string(&mut text).expect("read");
+    let seqs: Vec<u64> =
+        text.lines().map(|line| serde_json::from_str::<Entry>(line).expect("an event").seq).collect();
+    assert_eq!(seqs, (891..=900).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_reader_that_does_not_read_costs_little_and_is_told_what_it_missed() {
+    const EVENTS: u64 = 20_000;
+    let mut office = Office::open();
+    let mut history = History::default();
+    let (mut client, id) = office.ask("events");
+    assert_eq!(office.ctl.reply(id, Reply::Events(0, None), 0), Turn::Read);
+    assert_eq!(serve(&mut office, id, &history), Turn::Read, "nothing has happened");
+    assert_eq!(office.ctl.next_deadline(), None, "it may wait for ever");
+    for number in 0..EVENTS {
+        history.push(Entry::new("ready", format!("{number:0100}")));
+        serve(&mut office, id, &history);
+    }
+    assert!(!office.ctl.owes_much());
+    assert_eq!(office.ctl.next_deadline(), Some(7 + 60_000_000_000), "it has a minute to take what it has");
+    client.set_nonblocking(true).expect("non-blocking");
+    let (mut bytes, mut text) = ([0; 64 * 1024], Vec::new());
+    while !String::from_utf8_lossy(&text).contains(&format!("\"seq\":{EVENTS},")) {
+        match client.read(&mut bytes) {
+            Ok(len) => text.extend_from_slice(&bytes[..len]),
+            Err(_) => _ = serve(&mut office, id, &history),
+        }
+    }
+    let (mut missed, mut got) = (0, 0);
+    for line in String::from_utf8(text).expect("text").lines() {
+        match serde_json::from_str::<Missed>(line) {
+            Ok(some) => missed += some.missed,
+            Err(_) => got += 1,
+        }
+    }
+    assert!(missed > 0 && missed + got == EVENTS, "{missed} missed, {got} read");
+    office.ctl.expire(7 + 60_000_000_000);
+    assert!(office.ctl.client(id).is_some(), "it has taken what it had");
+    drop(client);
+    assert_eq!(serve(&mut office, id, &history), Turn::Over);
 }
 
 #[test]

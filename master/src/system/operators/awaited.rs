@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use forkgate_shared::status::Status;
 
 use super::super::ctl::{Carried, Operation};
+use super::super::history::Entry;
 use super::super::master::Master;
 use crate::supervisor::{ChildId, Fact, Fate, Kill, Ns, SlotId, Verdict};
 
@@ -23,6 +24,8 @@ pub struct Awaited {
     ended: Vec<(Operation, Carried)>,
     /// When the next line about the end is due, if anybody waits for that.
     pub(super) drain_due: Ns,
+    /// The last event that readers were told of.
+    pub(super) told: u64,
 }
 
 /// A worker that an order was about.
@@ -70,6 +73,11 @@ impl Awaited {
     /// The log is open anew, or not.
     pub fn reopened(&mut self, carried: Carried) {
         self.ended.push((Operation::Reopen, carried));
+    }
+
+    /// Whoever asks for the end now has it.
+    pub(super) fn has_ended(&mut self) {
+        self.ended.push((Operation::Drain, Carried::done("all workers have ended, and the master ends")));
     }
 
     /// A worker's report was written, or could not be.
@@ -264,6 +272,8 @@ impl Master {
             Operation::Drain,
             &Carried::done(format!("all workers have ended, and the master (pid {pid}) ends")),
         );
+        self.note(Entry::new("stopped", format!("all workers have ended, and the master (pid {pid}) ends")));
+        self.feed_readers();
     }
 
     /// What the workers still have to finish.

@@ -24,6 +24,7 @@ use super::ctl::{
     Done, Ending, KNOWN, Operation, Ordered, Outcome, Reply, Request, Turn, Why, line, log_stranger,
     no_such_slot, refusal,
 };
+use super::history::Entry;
 use super::master::Master;
 use super::poller::Source;
 use crate::supervisor::{Event, NoPause, Ns, Order, SECOND, SlotId};
@@ -88,6 +89,18 @@ impl Master {
         }
     }
 
+    /// Something has happened, and is told to those that read events when nothing else is left to do.
+    pub(super) fn note(&mut self, entry: Entry) {
+        self.history.push(entry);
+    }
+
+    /// Gives readers of events what is new.
+    pub(super) fn feed_readers(&mut self) {
+        if std::mem::replace(&mut self.awaited.told, self.history.last()) != self.history.last() {
+            self.ctl.readers().into_iter().for_each(|id| self.serve_ctl(id));
+        }
+    }
+
     /// Waits for clients again, when there is a place for one.
     pub(super) fn listen_again(&mut self) -> io::Result<()> {
         if self.ctl.listens_again(monotonic_ns()) {
@@ -102,6 +115,10 @@ impl Master {
         if let Turn::Asked(request) = turn {
             let reply = self.reply_to(id, &request);
             turn = self.ctl.reply(id, reply, monotonic_ns());
+        }
+        // A reader that takes everything at once is given the next part at once.
+        while turn == Turn::Read && self.ctl.feed(id, &self.history, monotonic_ns()) {
+            turn = self.ctl.turn(id);
         }
         if let Some(client) = self.ctl.client(id) {
             let _ = self.poller.want_write(client, Source::CtlClient(id), turn == Turn::Write);
@@ -126,6 +143,7 @@ impl Master {
             Request::Workers => return Reply::Now(line(&self.all_workers())),
             Request::Worker { slot } => return Reply::Now(self.one_slot(slot)),
             Request::Why { slot } => return Reply::Now(self.why(slot)),
+            Request::Events { follow, after } => return self.events_after(after, follow),
             Request::Reload { check_only: false } => self.operate(Operation::Reload, Order::Reload),
             Request::Reload { check_only: true } => self.operate(Operation::Check, Order::Check),
             Request::Upgrade { binary } => self.ask_for_upgrade(binary),
@@ -153,6 +171,13 @@ impl Master {
                 Reply::Now(answer)
             }
         }
+    }
+
+    fn events_after(&self, after: u64, follow: bool) -> Reply {
+        if !self.ctl.may_read() {
+            return Reply::Now(refusal("too many clients read events already: end one of them"));
+        }
+        Reply::Events(after, (!follow).then(|| self.history.last()))
     }
 
     /// Why nothing is begun whose client would wait.

@@ -151,6 +151,10 @@ impl Master {
         if self.supervisor.summary().state != "stopping" {
             self.events.push_back(Event::Order(Order::Drain));
         }
+        if self.exit.is_some() {
+            // Only hooks are waited for any more.
+            self.awaited.has_ended();
+        }
         self.awaited.drain_due = forkgate_shared::rows::monotonic_ns() + awaited::DRAIN_LINES;
         Taken::Begun(Operation::Drain, self.what_drains())
     }

@@ -89,6 +89,7 @@ impl Master {
             pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.save(&mut keeper)),
             versions: self.versions.save(&mut keeper),
             ctl: self.ctl.save(&mut keeper),
+            history: self.history.clone(),
             stored_separator: self.stored_separator.clone(),
             sources: self.sources.clone(),
             demo: self.demo.clone(),

@@ -29,6 +29,7 @@ pub use kept::{Adopter, Keeper, Kept};
 pub use resume::{STATE_VARIABLE, resume};
 
 use super::ctl::{Operation, Outcome};
+use super::history::Entry;
 use super::master::Master;
 use super::spawn::Executable;
 use crate::supervisor::{Busy, Event, Fact, RecycleReason, UpgradeEnd};
@@ -97,6 +98,10 @@ impl Master {
     /// How an upgrade ended: for the log, for `STATUS=`, and for who asked.
     pub(super) fn upgrade_over(&mut self, end: UpgradeEnd) {
         self.note_end(end);
+        self.note(match &self.upgrade.why {
+            None => Entry::new("upgrade_ended", format!("all workers run forkgate {VERSION}")).reason("done"),
+            Some(why) => Entry::new("upgrade_ended", why.as_str()).reason("failed"),
+        });
         let outcome = Outcome {
             ok: end == UpgradeEnd::Done,
             error: self.upgrade.why.clone(),

@@ -221,6 +221,7 @@ fn take_over(
         oom_kills: OomKills::from_now_on(),
         hooks,
         awaited: Awaited::default(),
+        history: saved.history,
         reopening: Reopening::default(),
         upgrade: Upgrade { previous, why, ..Upgrade::at(saved.path, catalog_layout) },
         events: VecDeque::new(),

@@ -14,6 +14,7 @@ use forkgate_shared::settings::{ForeignError, Settings, Sources};
 use forkgate_shared::{control, rows, sessions};
 use serde::{Deserialize, Serialize};
 
+use super::super::history::History;
 use super::super::{DemoOptions, child, ctl, hooks, listeners, pidfile, versions, zombies};
 use super::kept::Kept;
 use crate::supervisor::{ChildId, Ns, SlotId, Supervisor};
@@ -71,6 +72,8 @@ pub struct Saved {
     pub pidfile: Option<pidfile::Saved>,
     pub versions: versions::Saved,
     pub ctl: ctl::Saved,
+    #[serde(default)]
+    pub history: History,
     /// See [`super::super::master::Master`] for these.
     pub stored_separator: Option<String>,
     pub sources: Sources,
