@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "binds_of_three_kinds_lose_nothing", limit: LIMIT, run: three_kinds },
     Test { name: "binds_changed_by_hup_lose_nobody", limit: LIMIT, run: changed_under_load },
     Test { name: "binds_that_cannot_be_had_are_refused", limit: LIMIT, run: refused },
+    Test { name: "binds_change_by_hup_without_roots_rights", limit: LIMIT, run: without_rights },
     Test { name: "binds_of_a_failed_reload_are_taken_back", limit: LIMIT, run: taken_back },
     Test { name: "binds_of_the_admin_port_change_by_hup", limit: LIMIT, run: admin_port },
     Test { name: "binds_unix_socket_file_comes_and_goes", limit: LIMIT, run: unix_file },
@@ -152,6 +153,29 @@ fn changed_under_load() -> Verdict {
 }
 
 /// What cannot be listened on changes nothing, and is named.
+/// As under the unit, whose user may not put filters on TCP sockets where the kernel guards them.
+fn without_rights() -> Verdict {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(skip::Skip("only root can become somebody else".to_owned()));
+    }
+    let mut gateway = Setup::new().set("GATEWAY_USER", "nobody").start();
+    let (first, second) = (gateway.address, free_address());
+    gateway.rewrite(&[("GATEWAY_BIND", &format!("{first},{second}"))]);
+    gateway.reload();
+    assert!(is_served(first) && is_served(second), "{}", gateway.log_text());
+    gateway.signal(Signal::SIGTTIN);
+    wait::until_equal("a third worker", START_LIMIT, 3, || gateway.status().ready);
+    for _ in 0..20 {
+        assert!(is_served(second), "whichever worker it is");
+    }
+    gateway.rewrite(&[("GATEWAY_BIND", &second.to_string())]);
+    gateway.reload();
+    wait::until_true("the removed one to refuse", START_LIMIT, || is_refused(first));
+    assert!(is_served(second));
+    gateway.drain();
+    Ok(())
+}
+
 fn refused() -> Verdict {
     let mut gateway = Setup::new().start();
     let before = gateway.wait_settled();

@@ -8,7 +8,8 @@
 //! An added TCP address listens and is deaf: only who listens has an address for himself, for with `SO_REUSEADDR` others can
 //! bind it too. Its commit makes it hear, which cannot fail; a reload that fails shuts it down without anybody having come.
 //! One that lies within another address in force would keep clients from that one: it is bound, behind the other's back, and
-//! listens at the commit. So does a unix socket, whose file is enough to have it.
+//! listens at the commit. So does a unix socket, whose file is enough to have it, and any address where the kernel wants a
+//! right for making it deaf that the master has not got.
 //!
 //! An address that retires is made deaf and serves whoever had got in; when its queues are empty and a grace for handshakes
 //! under way has passed it is shut down, in every process that has a copy. A unix socket has no handshakes: shut down at
@@ -201,9 +202,13 @@ impl Address {
         }
     }
 
-    /// Takes a TCP address for good: listens, deaf.
+    /// Takes a TCP address for good: listens, deaf. Where it may not be deaf it stays bound only, and listens at the commit.
     pub(super) fn reserve(&mut self, backlog: i32) -> io::Result<()> {
-        self.tcp_sockets().try_for_each(steering::deafen)?;
+        for socket in self.tcp_sockets() {
+            if !steering::deafen(socket)? {
+                return Ok(());
+            }
+        }
         match &mut self.sockets {
             Sockets::Group(group) => group.listen(backlog),
             Sockets::Shared(socket) => SockRef::from(&*socket).listen(backlog),
@@ -289,9 +294,12 @@ impl Address {
     /// Begins to retire.
     pub(super) fn retire(&mut self, now: Ns) {
         for socket in self.tcp_sockets() {
-            if let Err(error) = steering::deafen(socket) {
-                tracing::warn!(address = %self.bind, %error, "clients that connect right now may be reset");
-            }
+            let why = match steering::deafen(socket) {
+                Ok(true) => continue,
+                Ok(false) => "this kernel wants CAP_NET_ADMIN for it".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(address = %self.bind, why, "cannot be made deaf: clients that connect at its very end may be reset");
         }
         if let Sockets::Unix(socket) = &self.sockets {
             socket.remove_file();
