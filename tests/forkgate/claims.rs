@@ -17,6 +17,11 @@ pub const TESTS: &[Test] = &[
     },
     Test { name: "docs_settings_are_fresh", limit: Duration::from_secs(10), run: docs_settings_are_fresh },
     Test {
+        name: "commands_in_the_docs_exist",
+        limit: Duration::from_secs(30),
+        run: commands_in_the_docs_exist,
+    },
+    Test {
         name: "only_the_command_line_knows_the_worker",
         limit: Duration::from_secs(10),
         run: only_the_command_line_knows_the_worker,
@@ -55,6 +60,32 @@ fn docs_settings_are_fresh() -> Verdict {
     let page = std::fs::read(paths::root().join("docs/settings.md")).expect("docs/settings.md exists");
     let same = page == output.stdout;
     assert!(same, "docs/settings.md is stale: run `forkgate docs settings > docs/settings.md`");
+    Ok(())
+}
+
+/// What the pages tell people to type is understood: each line that begins with `forkgate` is asked for its help.
+fn commands_in_the_docs_exist() -> Verdict {
+    let setup = Setup::new();
+    let mut asked = 0;
+    for page in ["operations.md", "ctl.md", "hooks.md"] {
+        let text = std::fs::read_to_string(paths::root().join("docs").join(page)).expect("the page");
+        // Every second part is what stands between two fences.
+        let blocks = text.split("```").skip(1).step_by(2);
+        for line in blocks.flat_map(str::lines).filter(|line| line.starts_with("forkgate ")) {
+            let ends = [" #", " |", ";", " &", " >"].iter().filter_map(|end| line.find(end));
+            let command = &line[..ends.min().unwrap_or(line.len())];
+            if command.contains('$') {
+                continue;
+            }
+            // An option that is not there is found before the help is.
+            let words = command.split_whitespace().skip(1).chain(["--help"]);
+            let output = setup.bare_command().args(words).output().expect("the binary starts");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "docs/{page} says `{command}`: {said}");
+            asked += 1;
+        }
+    }
+    assert!(asked >= 10, "only {asked} commands were found");
     Ok(())
 }
 
