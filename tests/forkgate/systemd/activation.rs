@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use forkgate_tests::http::Request;
 use forkgate_tests::load::Load;
-use forkgate_tests::note;
 use forkgate_tests::runner::Test;
 use forkgate_tests::skip::{self, Verdict};
 use forkgate_tests::sockets::{self, Which};
+use forkgate_tests::{note, paths};
 
-use super::{Installed, PORT, UNIT, env_text};
+use super::{Installed, UNIT, env_text};
 
 pub const TESTS: &[Test] = &[Test {
     name: "systemd_socket_activation_loses_nothing",
@@ -26,10 +26,10 @@ fn activation() -> Verdict {
     skip::systemd()?;
     let installed = Installed::boot(&env_text(3));
     let systemd = &installed.systemd;
-    for (unit, port) in [(SOCKET_UNIT, PORT), (STRAY_UNIT, STRAY_PORT)] {
-        let text = format!("[Socket]\nListenStream=127.0.0.1:{port}\nService={UNIT}\n");
-        systemd.write(&format!("/etc/systemd/system/{unit}"), &text);
-    }
+    let example = paths::root().join("systemd/examples").join(SOCKET_UNIT);
+    systemd.copy(&example, &format!("/etc/systemd/system/{SOCKET_UNIT}"));
+    let stray = format!("[Socket]\nListenStream=127.0.0.1:{STRAY_PORT}\nService={UNIT}\n");
+    systemd.write(&format!("/etc/systemd/system/{STRAY_UNIT}"), &stray);
     systemd.must(&["systemctl", "daemon-reload"]);
     systemd.must(&["systemctl", "start", SOCKET_UNIT, STRAY_UNIT]);
     assert_eq!(systemd.property(UNIT, "ActiveState"), "inactive");
