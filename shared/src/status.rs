@@ -44,6 +44,9 @@ pub struct Status {
     pub oom_kills: u64,
     /// Workers that the master killed, by what led to it: `boot` and `drain` (timeouts), and the watchdog's verdicts.
     pub kills: BTreeMap<String, u64>,
+    /// Connections that wait to be accepted, by slot.
+    #[serde(default)]
+    pub accept_queue: Vec<u64>,
     /// One entry per process, by slot, then by age.
     pub workers: Vec<WorkerStatus>,
 }
@@ -105,10 +108,14 @@ impl Status {
             .map(|index| WorkerStatus::read(index, rows.row(index), now))
             .collect();
         workers.sort_by_key(|worker| (worker.slot, worker.generation));
+        let target = base.target.load(Relaxed);
+        // A row is untrusted: a slot beyond the table is none that is shown.
+        let last = workers.iter().map(|worker| u64::from(worker.slot) + 1).max().unwrap_or(0);
+        let slots = base.accept_queue.iter().take(last.max(target) as usize);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             upgrades: base.upgrades.load(Relaxed),
-            target: base.target.load(Relaxed),
+            target,
             ready: workers.iter().filter(|worker| worker.state == "serving").count() as u64,
             row_capacity: rows.capacity(),
             settings_generation: base.settings_generation.load(Relaxed),
@@ -126,6 +133,7 @@ impl Status {
             kills: KillReason::all()
                 .map(|reason| (reason.as_str().to_owned(), base.killed(reason).load(Relaxed)))
                 .collect(),
+            accept_queue: slots.map(|queue| queue.load(Relaxed)).collect(),
             workers,
         }
     }

@@ -48,6 +48,7 @@ mod steering;
 mod storm;
 mod strays;
 mod systemd;
+mod top;
 mod upgrade;
 mod upgrade_ctl;
 mod upgrade_previous;
@@ -153,6 +154,7 @@ fn main() -> ExitCode {
         container::TESTS,
         install::TESTS,
         install_box::TESTS,
+        top::TESTS,
     ]
     .concat();
     runner::main(&all, WAITING)

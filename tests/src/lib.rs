@@ -28,6 +28,7 @@ pub mod starts;
 pub mod status;
 pub mod steps;
 pub mod systemd;
+pub mod terminal;
 pub mod token;
 pub mod upstream;
 pub mod wait;

@@ -119,6 +119,11 @@ pub fn logrotate() -> Result<(), Skip> {
     }
 }
 
+/// tmux, a terminal without a screen.
+pub fn tmux() -> Result<(), Skip> {
+    if runs("tmux", &["-V"]) { Ok(()) } else { skip("tmux is not installed (apt-get install tmux)") }
+}
+
 fn runs(program: impl AsRef<OsStr>, arguments: &[&str]) -> bool {
     Command::new(program)
         .args(arguments)

@@ -19,6 +19,7 @@ mod report;
 mod serve;
 mod settings_args;
 mod token;
+mod top;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ Run it:
   forkgate install --system --now     the same as a service of systemd
   forkgate token create --sub me --admin
   forkgate ctl status                 the whole; `ctl workers`: a line per worker; `ctl worker 0`: all about one
+  forkgate ctl top                    the same, live, with keys to recycle, pause and read why
   forkgate ctl reload                 put changed settings into force; says how that went
   forkgate ctl upgrade                put the binary that is installed now in place of the running one
   forkgate ctl why 0                  why the last worker of slot 0 was killed or died

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::Scaling;
 use crate::cli::settings_args::SourceArgs;
-use crate::cli::with_state_dir;
+use crate::cli::{top, with_state_dir};
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -90,6 +90,9 @@ pub enum CtlCommand {
     /// Show workers, requests, recycles
     #[command(after_help = STATUS_EXAMPLES)]
     Status(ShowArgs),
+    /// Watch the gateway live: slots, rates, memory; recycle, pause and read why with a key
+    #[command(after_help = top::EXAMPLES)]
+    Top(top::TopArgs),
     /// Show one line per worker: state, age, requests, memory, load, and why it leaves
     #[command(after_help = WORKERS_EXAMPLES)]
     Workers(ShowArgs),
@@ -209,6 +212,9 @@ pub struct SlotArgs {
 pub fn run(command: CtlCommand) -> ExitCode {
     match command {
         CtlCommand::Status(show) => with(show, super::status),
+        CtlCommand::Top(top::TopArgs { interval, master }) => {
+            with_master(master, |sockets| top::run(interval, sockets))
+        }
         CtlCommand::Workers(show) => with(show, super::workers),
         CtlCommand::Worker { slot, action, yes, show } => {
             with(show, |json, sockets| worker(slot, action, yes, json, sockets))
@@ -252,8 +258,14 @@ fn worker(slot: u32, action: Option<WorkerAction>, yes: bool, json: bool, socket
 
 /// Runs with where the master's control socket may be.
 fn with(show: ShowArgs, run: impl FnOnce(bool, &[PathBuf]) -> ExitCode) -> ExitCode {
-    let ShowArgs { json, master: MasterArgs { socket, sources } } = show;
-    with_state_dir(sources, |directory| run(json, &super::sockets(socket, directory)))
+    with_master(show.master, |sockets| run(show.json, sockets))
+}
+
+fn with_master(
+    MasterArgs { socket, sources }: MasterArgs,
+    run: impl FnOnce(&[PathBuf]) -> ExitCode,
+) -> ExitCode {
+    with_state_dir(sources, |directory| run(&super::sockets(socket, directory)))
 }
 
 /// `8`, `+1`, `-1`.

@@ -12,16 +12,33 @@ mod workers;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub use args::{CtlCommand, run};
+pub use args::{CtlCommand, MasterArgs, run};
 pub use connect::sockets;
 pub use events::events;
 pub use operate::{Scaling, drain, dump, kill, recycle, reload, reopen, scale, upgrade};
+pub use table::{ends, headline, listening, memory, new_clients, span, totals};
 
 use connect::{CtlError, ask};
+use serde::de::DeserializeOwned;
 
 use super::output;
 use super::report::{self, Style};
-use crate::system::ctl::{Done, Request, Why};
+use crate::system::ctl::{Carried, Done, Ending as _, Request, Why};
+
+/// The answer of a running master; else in words why there is none, after 5 s at most.
+pub fn answer<A: DeserializeOwned>(sockets: &[PathBuf], request: &Request) -> Result<A, String> {
+    ask(sockets, request).map(|(_, answer)| answer).map_err(|error| error.to_string())
+}
+
+/// Has a worker replaced, which takes its time; what is so then, else why it was not done. `told` hears how far it is.
+pub fn recycled(slot: u32, sockets: &[PathBuf], told: impl Fn(&str)) -> Result<String, String> {
+    let (_, carried) = operate::wait_for::<Carried>(&Request::Recycle { slot }, sockets, told)
+        .map_err(|error| error.to_string())?;
+    match carried.failure() {
+        Some(failure) => Err(failure.to_owned()),
+        None => Ok(carried.done.unwrap_or_default()),
+    }
+}
 
 /// Prints the status of a running master: a table, or the JSON as the master gave it.
 ///

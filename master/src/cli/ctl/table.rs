@@ -28,29 +28,14 @@ const COLUMNS: [&str; 17] = [
 
 pub(super) fn table(answer: &Answer) -> String {
     let status = &answer.status;
-    // The sentence begins with the state where that is not the usual one.
-    let sentence = answer.sentence.strip_prefix(&answer.state).and_then(|rest| rest.strip_prefix(": "));
+    let held_back = answer.held_back.iter();
     let text = format!(
-        "forkgate {}{}, pid {}, up {}, {}: {}\n\
-         listening on {}{}\n\
-         requests {}, connections {}, crashes {} (for memory {}), boot failures {}\n\
-         killed: {}; recycled: {}\n\
-         catalog generation {}, rows {} of {}\n\n",
-        status.version,
-        upgrades(status.upgrades),
-        answer.pid,
-        span(answer.uptime_s),
-        answer.state,
-        sentence.unwrap_or(&answer.sentence),
-        if answer.addresses.is_empty() { "nothing".to_owned() } else { answer.addresses.join(", ") },
-        answer.held_back.iter().map(new_clients).collect::<String>(),
-        status.requests,
-        status.accepted,
-        status.crashes,
-        status.oom_kills,
-        status.boot_failures,
-        counts(&status.kills),
-        counts(&status.recycles),
+        "{}\n{}{}\n{}\n{}\ncatalog generation {}, rows {} of {}\n\n",
+        headline(answer),
+        listening(answer),
+        held_back.map(|held| format!("; slot {} gets {}", held.slot, new_clients(held))).collect::<String>(),
+        totals(answer),
+        ends(answer),
         status.catalog_generation,
         status.workers.len(),
         status.row_capacity,
@@ -73,6 +58,43 @@ pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
     text
 }
 
+/// Who it is and how it is: `forkgate 1.0.0, pid 4711, up 1h2m, serving: 4/4 ready, settings generation 3`.
+pub fn headline(answer: &Answer) -> String {
+    let status = &answer.status;
+    // The sentence begins with the state where that is not the usual one.
+    let sentence = answer.sentence.strip_prefix(&answer.state).and_then(|rest| rest.strip_prefix(": "));
+    format!(
+        "forkgate {}{}, pid {}, up {}, {}: {}",
+        status.version,
+        upgrades(status.upgrades),
+        answer.pid,
+        span(answer.uptime_s),
+        answer.state,
+        sentence.unwrap_or(&answer.sentence)
+    )
+}
+
+/// Where clients connect.
+pub fn listening(answer: &Answer) -> String {
+    let addresses =
+        if answer.addresses.is_empty() { "nothing".to_owned() } else { answer.addresses.join(", ") };
+    format!("listening on {addresses}")
+}
+
+/// What has been counted since the master started.
+pub fn totals(answer: &Answer) -> String {
+    let status = &answer.status;
+    format!(
+        "requests {}, connections {}, crashes {} (for memory {}), boot failures {}",
+        status.requests, status.accepted, status.crashes, status.oom_kills, status.boot_failures
+    )
+}
+
+/// Why workers were ended.
+pub fn ends(answer: &Answer) -> String {
+    format!("killed: {}; recycled: {}", counts(&answer.status.kills), counts(&answer.status.recycles))
+}
+
 /// How often the master became another program.
 fn upgrades(count: u64) -> String {
     match count {
@@ -82,13 +104,13 @@ fn upgrades(count: u64) -> String {
     }
 }
 
-/// What share of new clients a slot gets, and why.
-fn new_clients(held: &HeldBack) -> String {
+/// What share of new clients a slot gets, and why: `no new clients: paused`.
+pub fn new_clients(held: &HeldBack) -> String {
     let share = match held.share {
         0.0 => "no".to_owned(),
         share => format!("{:.0} % of its share of", share * 100.0),
     };
-    format!("; slot {} gets {share} new clients: {}", held.slot, held.why)
+    format!("{share} new clients: {}", held.why)
 }
 
 /// The counts that are not zero, with their words.
