@@ -272,7 +272,16 @@ fn killed_heir() -> Verdict {
     let (mut answered, mut lost) = (0, 0);
     for client in &mut clients {
         match client.exchange(&version()) {
-            Ok(_) => answered += 1,
+            Ok(_) => {
+                answered += 1;
+                // Answered before it knew of the heir's end: the connection has its grace, unless it asks again.
+                wait::until_true("the announced close", LIMIT, || {
+                    if !client.close_announced {
+                        client.exchange(&version()).expect("an answer");
+                    }
+                    client.close_announced
+                });
+            }
             Err(Failure::Closed | Failure::Reset) => lost += 1,
             Err(failure) => panic!("{failure}"),
         }
