@@ -6,9 +6,11 @@ open, `POST /stall?SECONDS` blocks the event loop.
 
 import asyncio
 import json
+import os
 import time
 
 JSON = [(b"content-type", b"application/json")]
+SERVICE_S = float(os.environ.get("SERVICE_MS", "0")) / 1000
 
 
 async def app(scope, receive, send):
@@ -47,6 +49,7 @@ async def rpc(request, send):
         headers = [(b"mcp-session-id", b"one")]
         result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "echo", "version": "1"}}
     else:
+        await asyncio.sleep(SERVICE_S)
         result = {"content": [{"type": "text", "text": request["params"]["arguments"]["message"]}]}
     body = json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode()
     await answer(send, 200, body, headers)

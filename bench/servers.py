@@ -16,6 +16,8 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SECRET = "bench-only-5c0e3a1f-9d7b-4f26-8a53-d1e90b7c64f2"
+# Milliseconds that a call takes behind the proxy, or in gunicorn's application.
+SERVICE_MS = 4
 GUNICORN = "gunicorn==27.0.1"
 GUNICORN_AT = ROOT / "tests" / ".cache" / "gunicorn"
 NGINX = """
@@ -220,7 +222,7 @@ class Gunicorn(Server):
         command += ["--bind", f"127.0.0.1:{self.port}", "--chdir", ROOT / "bench", "--keep-alive", 75]
         command += ["--max-requests", self.recycle, "--max-requests-jitter", self.recycle // 2]
         command += ["--graceful-timeout", 30, "--worker-tmp-dir", "/dev/shm", "--no-control-socket", "echo_app:app"]
-        self.spawn(command)
+        self.spawn(command, os.environ | {"SERVICE_MS": str(SERVICE_MS)})
         wait_listening(self.port, self.process, self.log)
         until("gunicorn to serve", 60, lambda: self.bench.probe(self))
 

@@ -39,7 +39,12 @@ async fn mcp(state: &Rc<State>, req: Request<Incoming>, sse: bool) -> Reply {
         Method::POST => {
             let (head, body) = req.into_parts();
             match Limited::new(body, MAX_BODY).collect().await {
-                Ok(b) => mcp_post(state, &head.headers, &b.to_bytes(), sse).await,
+                Ok(b) => {
+                    if !state.answer_after.is_zero() {
+                        tokio::time::sleep(state.answer_after).await;
+                    }
+                    mcp_post(state, &head.headers, &b.to_bytes(), sse).await
+                }
                 Err(_) => empty(StatusCode::PAYLOAD_TOO_LARGE),
             }
         }
@@ -112,28 +117,41 @@ async fn serve(state: Rc<State>, req: Request<Incoming>) -> Result<Reply, Infall
     Ok(r)
 }
 
-/// What the command line asks for; none when it is wrong.
-fn parse(mut args: impl Iterator<Item = String>) -> Option<(SocketAddr, bool, String)> {
-    let mut listen: SocketAddr = ([127, 0, 0, 1], 9100).into();
-    let mut sse = false;
-    let mut instructions = String::from("benchmark upstream");
+/// What the command line asks for.
+struct Wanted {
+    listen: SocketAddr,
+    sse: bool,
+    instructions: String,
+    answer_after: Duration,
+}
+
+/// None when it is wrong.
+fn parse(mut args: impl Iterator<Item = String>) -> Option<Wanted> {
+    let mut wanted = Wanted {
+        listen: ([127, 0, 0, 1], 9100).into(),
+        sse: false,
+        instructions: String::from("benchmark upstream"),
+        answer_after: Duration::ZERO,
+    };
     while let Some(a) = args.next() {
         match a.as_str() {
-            "--listen" => listen = args.next()?.parse().ok()?,
-            "--sse" => sse = true,
-            "--instructions" => instructions = args.next()?,
+            "--listen" => wanted.listen = args.next()?.parse().ok()?,
+            "--sse" => wanted.sse = true,
+            "--instructions" => wanted.instructions = args.next()?,
+            "--answer-after" => wanted.answer_after = Duration::from_millis(args.next()?.parse().ok()?),
             _ => return None,
         }
     }
-    Some((listen, sse, instructions))
+    Some(wanted)
 }
 
 fn main() -> ExitCode {
-    let Some((listen, sse, instructions)) = parse(std::env::args().skip(1)) else {
-        eprintln!("usage: fastup [--listen ADDR:PORT] [--sse] [--instructions TEXT]");
+    let Some(wanted) = parse(std::env::args().skip(1)) else {
+        eprintln!("usage: fastup [--listen ADDR:PORT] [--sse] [--instructions TEXT] [--answer-after MS]");
         return ExitCode::from(2);
     };
-    match run(listen, sse, instructions) {
+    let listen = wanted.listen;
+    match run(wanted) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fastup: {listen}: {error}");
@@ -143,12 +161,13 @@ fn main() -> ExitCode {
 }
 
 /// Serves until TERM or Ctrl-C.
-fn run(listen: SocketAddr, sse: bool, instructions: String) -> std::io::Result<()> {
+fn run(Wanted { listen, sse, instructions, answer_after }: Wanted) -> std::io::Result<()> {
     let epoch =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
     let state = Rc::new(State {
         sse,
         instructions,
+        answer_after,
         sessions: RefCell::default(),
         next_session: Cell::new(0),
         epoch,

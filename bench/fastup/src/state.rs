@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 #[derive(Default)]
 pub struct Counters {
@@ -27,6 +28,8 @@ pub struct State {
     /// Answer `/mcp` POSTs as one-event SSE.
     pub sse: bool,
     pub instructions: String,
+    /// How long each POST takes besides.
+    pub answer_after: Duration,
     pub sessions: RefCell<HashSet<String>>,
     pub next_session: Cell<u64>,
     /// Makes ids of successive processes differ.
