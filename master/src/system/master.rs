@@ -329,7 +329,7 @@ impl Master {
             }
         };
         let is_nobodys_kill = ending == Ending::Signal(libc::SIGKILL) && !child.killed;
-        let oom_counter = if is_nobodys_kill { self.oom_kills.risen() } else { None };
+        let oom_counter = if is_nobodys_kill { self.oom_kills.risen(monotonic_ns()) } else { None };
         let how = match &oom_counter {
             Some(path) => {
                 self.rows.base().oom_kills.fetch_add(1, Relaxed);

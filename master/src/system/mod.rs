@@ -220,7 +220,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         awaited: Awaited::default(),
         history: History::default(),
         reopening: Reopening::default(),
-        oom_kills: OomKills::from_now_on(),
+        oom_kills: OomKills::from_now_on(monotonic_ns()),
         hooks: Hooks::default(),
         upgrade: Upgrade::new(options.catalog_layout),
         reload_failure: None,

@@ -9,40 +9,60 @@ use std::path::{Path, PathBuf};
 
 use forkgate_shared::settings::cgroup::memory_groups;
 
+use crate::supervisor::{Ns, SECOND};
+
 /// The counter's name in the files.
 const COUNTER: &str = "oom_kill ";
+/// Whom the kernel killed is reaped within moments: a kill that no death was put down to by then was somebody else's.
+const LAPSE: Ns = 5 * SECOND;
 
 /// The kills that are put down to a death or happened before, by file.
 #[derive(Debug)]
 pub struct OomKills {
     root: PathBuf,
-    seen: BTreeMap<PathBuf, u64>,
+    seen: BTreeMap<PathBuf, Seen>,
+}
+
+/// One file.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// Kills that are put down to a death, or to nobody of ours.
+    put_down: u64,
+    /// What stood there at the last look.
+    count: u64,
+    looked: Ns,
 }
 
 impl OomKills {
     /// Kills from now on, in the control group of this process, in which its children are.
-    pub fn from_now_on() -> OomKills {
-        OomKills::below(Path::new("/"))
+    pub fn from_now_on(now: Ns) -> OomKills {
+        OomKills::below(Path::new("/"), now)
     }
 
-    fn below(root: &Path) -> OomKills {
-        OomKills { root: root.to_owned(), seen: counts(root) }
+    fn below(root: &Path, now: Ns) -> OomKills {
+        let seen = |(path, count)| (path, Seen { put_down: count, count, looked: now });
+        OomKills { root: root.to_owned(), seen: counts(root).into_iter().map(seen).collect() }
     }
 
     /// The file that counts a kill which no death was put down to yet; this one is now: of two that died at once each finds
     /// its own. A group that the process was moved to meanwhile is only taken note of: what was counted there before is not
     /// known.
-    pub fn risen(&mut self) -> Option<PathBuf> {
+    pub fn risen(&mut self, now: Ns) -> Option<PathBuf> {
         let mut risen = None;
-        let put_down = |(path, count): (PathBuf, u64)| {
-            let seen = self.seen.get(&path).copied().unwrap_or(count);
-            if count <= seen {
-                return (path, count);
-            }
-            risen.get_or_insert_with(|| path.clone());
-            (path, seen + 1)
+        let look = |(path, count): (PathBuf, u64)| {
+            let put_down = self.seen.get(&path).map_or(count, |seen| match now.saturating_sub(seen.looked) {
+                ..=LAPSE => seen.put_down,
+                _ => seen.count,
+            });
+            let put_down = if count > put_down {
+                risen.get_or_insert_with(|| path.clone());
+                put_down + 1
+            } else {
+                count
+            };
+            (path, Seen { put_down, count, looked: now })
         };
-        let seen = counts(&self.root).into_iter().map(put_down).collect();
+        let seen = counts(&self.root).into_iter().map(look).collect();
         self.seen = seen;
         risen
     }
@@ -94,16 +114,19 @@ mod tests {
         ] {
             let root = machine(&[(group, file, "low 0\noom 3\noom_kill 2\noom_group_kill 9\n")], list);
             let path = root.path().join("sys/fs/cgroup").join(group).join(file);
-            let mut kills = OomKills::below(root.path());
-            assert_eq!(kills.risen(), None, "what was before is nobody's of ours");
+            let mut kills = OomKills::below(root.path(), 0);
+            assert_eq!(kills.risen(0), None, "what was before is nobody's of ours");
             fs::write(&path, "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n").expect("file");
-            assert_eq!(kills.risen(), Some(path.clone()));
-            assert_eq!(kills.risen(), None);
+            assert_eq!(kills.risen(0), Some(path.clone()));
+            assert_eq!(kills.risen(0), None);
             fs::write(&path, "oom_kill 5\n").expect("file");
-            let two_at_once = [kills.risen(), kills.risen(), kills.risen()];
+            let two_at_once = [kills.risen(0), kills.risen(0), kills.risen(0)];
             assert_eq!(two_at_once, [Some(path.clone()), Some(path.clone()), None]);
+            fs::write(&path, "oom_kill 8\n").expect("file");
+            assert_eq!(kills.risen(0), Some(path.clone()));
+            assert_eq!(kills.risen(LAPSE + 1), None, "the other two were not ours");
             fs::write(&path, "oom_kill 1\n").expect("file");
-            assert_eq!(kills.risen(), None, "another group of that name");
+            assert_eq!(kills.risen(0), None, "another group of that name");
         }
     }
 
@@ -114,18 +137,18 @@ mod tests {
             ("memory/b", "memory.oom_control", "oom_kill 7\n"),
         ];
         let root = machine(&files, "4:memory:/a\n");
-        let mut kills = OomKills::below(root.path());
+        let mut kills = OomKills::below(root.path(), 0);
         fs::write(root.path().join("proc/self/cgroup"), "4:memory:/b\n").expect("file");
-        assert_eq!(kills.risen(), None);
+        assert_eq!(kills.risen(0), None);
         fs::write(root.path().join("sys/fs/cgroup/memory/b/memory.oom_control"), "oom_kill 8\n")
             .expect("file");
-        assert!(kills.risen().is_some());
+        assert!(kills.risen(0).is_some());
     }
 
     #[test]
     fn without_control_groups_nothing_is_said() {
         let root = tempfile::tempdir().expect("directory");
-        assert_eq!(OomKills::below(root.path()).risen(), None);
-        OomKills::from_now_on().risen();
+        assert_eq!(OomKills::below(root.path(), 0).risen(0), None);
+        OomKills::from_now_on(0).risen(0);
     }
 }

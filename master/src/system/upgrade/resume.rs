@@ -218,7 +218,7 @@ fn take_over(
         attempt: Attempt::default(),
         reload_failure: None,
         last_failure: None,
-        oom_kills: OomKills::from_now_on(),
+        oom_kills: OomKills::from_now_on(now),
         hooks,
         awaited: Awaited::default(),
         history: saved.history,
