@@ -26,11 +26,11 @@ impl Master {
             Action::Introduce { leaver, heir } => self.introduce(leaver, heir),
             Action::SendDrain(id) => {
                 self.note_leaving(id);
-                self.send(id, &ToChild::Drain);
+                self.send(id, ToChild::Drain);
             }
             Action::SendRetire(id) => {
                 self.note_leaving(id);
-                self.send(id, &ToChild::Retire);
+                self.send(id, ToChild::Retire);
             }
             Action::Signal(id, ChildSignal::Term) => self.signal(id, libc::SIGTERM),
             Action::Signal(id, ChildSignal::Int) => self.signal(id, libc::SIGINT),
@@ -203,11 +203,14 @@ impl Master {
         Ok(())
     }
 
-    /// Says something to a worker; one that does not listen gets the one signal that a serving worker takes for an order.
-    fn send(&mut self, id: ChildId, message: &ToChild) {
-        let Some(child) = self.children.get(&id) else { return };
-        let sent = child.control.as_ref().is_some_and(|control| control.send(message, None).is_ok());
-        if !sent {
+    /// Tells a worker to leave, at once or when there is room; one that cannot hear gets the one signal that a serving
+    /// worker takes for an order.
+    fn send(&mut self, id: ChildId, order: ToChild) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if child.control.is_some() {
+            child.order = Some(order);
+            self.send_what_is_owed(id);
+        } else {
             self.signal(id, libc::SIGINT);
         }
     }
@@ -302,11 +305,21 @@ impl Master {
         }
     }
 
-    /// Sends the newest catalog to a child that has not got it, and what became of added addresses to one that does not
+    /// Sends a child the order that it has not got, the newest catalog, and what became of added addresses to one that does not
     /// know; when its socket is full, again when there is room.
     pub(super) fn send_what_is_owed(&mut self, id: ChildId) {
         let Some(child) = self.children.get_mut(&id).filter(|child| child.is_owed()) else { return };
         let Some(control) = &child.control else { return };
+        if let Some(order) = &child.order {
+            let sent = control.send(order, None);
+            let is_deaf = matches!(&sent, Err(error) if !is_full(error));
+            if is_done(child.pid, sent) {
+                child.order = None;
+            }
+            if is_deaf && let Err(error) = child.pidfd.signal(libc::SIGINT) {
+                tracing::warn!(pid = child.pid, %error, "a worker hears no order and no signal");
+            }
+        }
         if child.behind {
             child.behind = self.versions.catalog_of(&child.database).is_some_and(|catalog| {
                 let message = ToChild::Catalog { generation: catalog.generation };
@@ -319,7 +332,10 @@ impl Master {
             child.untold = None;
         }
         if self.poller.want_write(control, Source::Control(id), child.is_owed()).is_err() {
-            tracing::warn!(pid = child.pid, "a worker does not hear the news of catalog and addresses");
+            tracing::warn!(
+                pid = child.pid,
+                "a worker does not hear its orders and the news of catalog and addresses"
+            );
         }
     }
 
@@ -332,13 +348,18 @@ impl Master {
 /// False when there was no room and it is to be tried again; who cannot be reached at all is ending.
 fn is_done(pid: i32, sent: Result<(), ControlError>) -> bool {
     match sent {
-        Err(ControlError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => false,
+        Err(error) if is_full(&error) => false,
         Err(error) => {
             tracing::debug!(pid, %error, "a message was not sent");
             true
         }
         Ok(()) => true,
     }
+}
+
+/// There is no room in the socket at present.
+fn is_full(error: &ControlError) -> bool {
+    matches!(error, ControlError::Io(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]

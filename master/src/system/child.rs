@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use forkgate_shared::control::ControlSocket;
+use forkgate_shared::control::{ControlSocket, ToChild};
 use forkgate_shared::descriptors::{ADMIN_LISTENERS, CATALOG, CONTROL, LISTENERS, ROWS, SESSIONS, SETTINGS};
 use forkgate_shared::rows::monotonic_ns;
 use forkgate_shared::settings::check::CheckTask;
@@ -36,6 +36,8 @@ pub struct Child {
     pub database: PathBuf,
     /// The newest catalog did not fit into its socket and is to be sent when there is room.
     pub behind: bool,
+    /// An order to leave that did not fit into its socket.
+    pub order: Option<ToChild>,
     /// What became of added addresses (in force or not) did not fit into its socket either.
     pub untold: Option<bool>,
     /// It said that it is ready.
@@ -83,6 +85,8 @@ pub struct Saved {
     database: PathBuf,
     behind: bool,
     #[serde(default)]
+    order: Option<ToChild>,
+    #[serde(default)]
     untold: Option<bool>,
     ready: bool,
     spawned: Ns,
@@ -96,7 +100,7 @@ pub struct Saved {
 impl Child {
     /// Something that it must hear did not fit into its socket.
     pub fn is_owed(&self) -> bool {
-        self.behind || self.untold.is_some()
+        self.order.is_some() || self.behind || self.untold.is_some()
     }
 
     /// Writes it down.
@@ -109,6 +113,7 @@ impl Child {
             version: self.version,
             database: self.database.clone(),
             behind: self.behind,
+            order: self.order.clone(),
             untold: self.untold,
             ready: self.ready,
             spawned: self.spawned,
@@ -131,6 +136,7 @@ impl Saved {
             version: self.version,
             database: self.database,
             behind: self.behind,
+            order: self.order,
             untold: self.untold,
             ready: self.ready,
             spawned: self.spawned,
@@ -214,6 +220,7 @@ pub fn start(
         version: version.number,
         database: version.settings.database.clone(),
         behind: false,
+        order: None,
         untold: None,
         ready: false,
         killed: false,
