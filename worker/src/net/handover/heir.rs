@@ -116,6 +116,9 @@ impl Heir {
                     break false;
                 }
                 Err(_) => {
+                    if self.window.is_closed() {
+                        no_more();
+                    }
                     let at = (!self.unanswered.borrow().is_empty()).then(|| self.answered.get());
                     if at.is_some() && at == stands_at {
                         self.window.close();
