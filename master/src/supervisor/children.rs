@@ -9,6 +9,9 @@ use super::state::{Child, Life, Phase, Slot, Token, Wish};
 /// process takes for ever.
 pub(super) const MIGRATE_TIMEOUT: Ns = 600 * SECOND;
 
+/// How long a child that serves nobody may take from saying that it is done to its end.
+pub(super) const LAST_STEPS: Ns = 10 * SECOND;
+
 /// Exit code when a worker could not start at all.
 pub(super) const EXIT_BOOT_FAILED: u8 = 3;
 /// Exit code when the first worker that could not start blamed the settings: trying again does not help.
@@ -34,9 +37,12 @@ impl Supervisor {
             Role::Companion => Phase::Running { since: now },
             Role::Migrate | Role::Check | Role::Worker { .. } => Phase::Spawning { deadline: now + timeout },
         };
+        let is_worker = matches!(role, Role::Worker { .. });
+        let graceful = is_worker.then(|| self.plan_of(version).graceful_timeout);
         let (binary, spawned) = (self.binary, now);
         let (holds_listener, suspicion, leaves_for) = (true, None, None);
-        let child = Child { role, phase, version, binary, spawned, holds_listener, suspicion, leaves_for };
+        let child =
+            Child { role, phase, version, graceful, binary, spawned, holds_listener, suspicion, leaves_for };
         self.children.insert(id, child);
         self.out.push(Action::Spawn(id, role, version));
         id
@@ -63,13 +69,12 @@ impl Supervisor {
     }
 
     pub(super) fn ready(&mut self, id: ChildId, now: Ns) {
-        let graceful = self.plan.graceful_timeout;
         let Some(child) = self.children.get_mut(&id) else { return };
         if !matches!(child.phase, Phase::Spawning { .. } | Phase::Booting { .. }) {
             return;
         }
         let Role::Worker { slot, .. } = child.role else {
-            child.phase = Phase::Draining { since: now, deadline: now + graceful };
+            child.phase = Phase::Draining { since: now, deadline: now + LAST_STEPS };
             return;
         };
         child.phase = Phase::Running { since: now };
@@ -109,6 +114,12 @@ impl Supervisor {
         }
     }
 
+    /// How long a child may take to leave: a worker counts with its own settings, and so does the master.
+    pub(super) fn graceful(&self, id: ChildId) -> Ns {
+        let of_child = self.children.get(&id).and_then(|child| child.graceful);
+        of_child.unwrap_or(self.plan.graceful_timeout)
+    }
+
     /// Tells a child to leave by `deadline`.
     pub(super) fn leave(&mut self, id: ChildId, how: Action, now: Ns, deadline: Ns) {
         if let Some(child) = self.children.get_mut(&id) {
@@ -120,7 +131,7 @@ impl Supervisor {
 
     /// Tells a worker to leave that another one has replaced for this reason.
     pub(super) fn leave_for(&mut self, reason: RecycleReason, id: ChildId, now: Ns) {
-        self.leave(id, Action::SendDrain(id), now, now + self.plan.graceful_timeout);
+        self.leave(id, Action::SendDrain(id), now, now + self.graceful(id));
         if let Some(child) = self.children.get_mut(&id) {
             child.leaves_for = Some(reason);
         }
@@ -171,7 +182,8 @@ impl Supervisor {
         let Some(child) = self.children.get(&id).cloned() else { return };
         match child.role {
             Role::Check => self.check_gone(id, &child),
-            Role::Migrate => self.migrate_gone(id, false, now),
+            // One that was done only did not end.
+            Role::Migrate => self.migrate_gone(id, child.phase == Phase::Killing(Kill::Drain), now),
             Role::Worker { slot, .. } if child.never_ready() => {
                 self.worker_gone(id, slot, &child, End::UNBORN, now);
             }

@@ -215,7 +215,7 @@ impl Supervisor {
         {
             self.log(Fact::GivenUp(limit));
             self.begin_stop(true, EXIT_FAILED, now);
-            self.finish_stop();
+            self.finish_stop(now);
         }
     }
 

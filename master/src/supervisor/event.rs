@@ -468,7 +468,7 @@ pub enum Fact {
     ListenerFailed(SlotId),
     /// A reload waits for the one that runs.
     ReloadQueued,
-    /// The check of new settings was not over in time: killed.
+    /// The check of new settings did not end in time: killed.
     CheckKilled(ChildId),
     /// Somebody killed a worker that started with the new settings: it is tried again.
     ReloadSlotLost(SlotId),
@@ -492,4 +492,6 @@ pub enum Fact {
     TermIgnored,
     /// The end begins: quick or not.
     Stopping(bool),
+    /// The end, although so many that were killed have not died.
+    LeftBehind(usize),
 }

@@ -24,6 +24,8 @@ mod crash_loop;
 mod crash_scenes;
 mod event;
 #[cfg(test)]
+mod leaving_scenes;
+#[cfg(test)]
 mod lifecycle;
 mod ordered;
 #[cfg(test)]
@@ -134,9 +136,9 @@ pub struct Supervisor {
     binary: u64,
     #[serde(default)]
     newest_binary: u64,
-    /// The program is one whose workers do not start, and there is no way back: workers of the one before stay.
+    /// A program whose workers do not start, and from which there was no way back: workers of the one before stay.
     #[serde(default)]
-    stranded: bool,
+    stranded_on: Option<u64>,
     dice: Dice,
     /// Empty between two steps.
     #[serde(skip)]
@@ -192,7 +194,7 @@ impl Supervisor {
             upgrade: Upgrade::Idle,
             binary: 0,
             newest_binary: 0,
-            stranded: false,
+            stranded_on: None,
             dice: Dice::new(config.seed),
             out: Vec::new(),
             plan: config.plan,
@@ -210,6 +212,9 @@ impl Supervisor {
             self.expire(now);
         }
         self.settle(now);
+        if is_tick {
+            self.leave_behind(now);
+        }
         std::mem::take(&mut self.out)
     }
 
@@ -248,9 +253,13 @@ impl Supervisor {
     fn settle(&mut self, now: Ns) {
         // Before and after the rest: a reload may wait for an upgrade, or an upgrade for a reload.
         self.continue_upgrade(now);
+        if self.life == Life::Serving {
+            // Before anybody is started who would only be ended.
+            self.give_up(now);
+        }
         match self.life {
             Life::Starting | Life::Over => {}
-            Life::Stopping(_) => self.finish_stop(),
+            Life::Stopping(_) => self.finish_stop(now),
             Life::FirstBoot | Life::Serving => {
                 self.scale(now);
                 self.heal(now);
@@ -262,7 +271,6 @@ impl Supervisor {
                     self.repair_suspects(now);
                     self.replace_one(now);
                     self.steer_group(now);
-                    self.give_up(now);
                 }
             }
         }
@@ -282,6 +290,7 @@ impl Supervisor {
             .chain(self.crash_deadlines())
             .chain(self.share_deadlines())
             .chain(self.upgrade_deadlines())
+            .chain(self.stop_deadline())
             .filter(|deadline| *deadline > now)
             .min()
     }

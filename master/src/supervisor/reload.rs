@@ -195,9 +195,10 @@ impl Supervisor {
     pub(super) fn continue_reload(&mut self, now: Ns) {
         let moved =
             |slot: &Slot| slot.retiring.is_some() || self.runs(slot.primary) && !self.outdated(slot.primary);
-        let is_back = |slot: &Slot| {
-            !self.outdated(slot.standby) && (!self.runs(slot.primary) || !self.outdated(slot.primary))
-        };
+        // Whoever is on its way out is not waited for; whoever still starts with the discarded settings would serve.
+        let goes = |id: ChildId| self.children.get(&id).is_none_or(Child::leaves);
+        let settled = |child: Option<ChildId>| !self.outdated(child) || child.is_some_and(goes);
+        let is_back = |slot: &Slot| !self.outdated(slot.standby) && settled(slot.primary);
         match &self.reload {
             Reload::Rolling { plan, version, .. } if self.slots.values().all(moved) => {
                 let (plan, version) = (plan.clone(), *version);

@@ -17,12 +17,12 @@ fn reload(world: &mut World, workers: u32) {
     assert!(world.accept(plan(workers), Migration::None));
 }
 
-fn newest(world: &World) -> ChildId {
+pub(super) fn newest(world: &World) -> ChildId {
     *world.processes.keys().last().expect("a process")
 }
 
 /// How the reloads ended, in order.
-fn ends(world: &World) -> Vec<Reloaded> {
+pub(super) fn ends(world: &World) -> Vec<Reloaded> {
     let how = |action: &Action| match action {
         Action::AnnounceReloaded(how) | Action::AnnounceChecked(how) => Some(*how),
         _ => None,
@@ -203,6 +203,21 @@ fn a_new_worker_that_dies_of_its_own_fault_before_all_have_moved_ends_the_roll()
     world.exit(moved, false);
     assert!(happened(&world, &Action::Log(Fact::ReloadFailed(SlotId(0)))));
     world.drained_leave();
+    settle(&mut world);
+    assert_eq!(ends(&world), [Reloaded::WorkerFailed(SlotId(0))]);
+    assert!(all_run(&world, 1));
+}
+
+#[test]
+fn what_still_starts_with_discarded_settings_is_replaced_before_the_reload_is_over() {
+    let mut world = serving(2);
+    reload(&mut world, 2);
+    let standby = newest(&world);
+    world.exit(worker(&world, 1), false);
+    world.advance(SECOND);
+    assert_ne!(newest(&world), standby, "a worker for the other slot starts with the new settings too");
+    world.exit(standby, false);
+    assert_eq!(ends(&world), []);
     settle(&mut world);
     assert_eq!(ends(&world), [Reloaded::WorkerFailed(SlotId(0))]);
     assert!(all_run(&world, 1));

@@ -2,7 +2,7 @@
 //! version of the settings than the wanted one (see [`super::reload`]).
 
 use super::Supervisor;
-use super::event::{ChildId, Fact, Ns, RecycleReason, SlotId};
+use super::event::{ChildId, Fact, Ns, Plan, RecycleReason, SlotId};
 use super::state::{Reload, Slot};
 
 impl Supervisor {
@@ -11,6 +11,14 @@ impl Supervisor {
         match self.reload {
             Reload::Rolling { version, .. } => version,
             _ => self.version,
+        }
+    }
+
+    /// What settings of this version say: those of a roll, or those in force.
+    pub(super) fn plan_of(&self, of: u64) -> &Plan {
+        match &self.reload {
+            Reload::Rolling { plan, version, .. } if *version == of => plan,
+            _ => &self.plan,
         }
     }
 

@@ -116,7 +116,8 @@ impl Supervisor {
             return;
         }
         let worker = slot.primary;
-        let patience_over = now >= retiring.since + self.plan.graceful_timeout.max(2 * GRACE);
+        let patience_over =
+            now >= retiring.since + worker.map_or(0, |worker| self.graceful(worker)).max(2 * GRACE);
         let empty = retiring.grace_until.is_some_and(|until| until <= now) && retiring.queue == Some(0);
         if (empty || patience_over) && self.others_carry(id) {
             match worker {
@@ -127,7 +128,7 @@ impl Supervisor {
                     if let Some(heir) = self.heir_of_retired(id) {
                         self.out.push(Action::Introduce { leaver: worker, heir });
                     }
-                    self.leave(worker, Action::SendRetire(worker), now, now + self.plan.graceful_timeout);
+                    self.leave(worker, Action::SendRetire(worker), now, now + self.graceful(worker));
                 }
                 Some(_) => {}
             }

@@ -7,8 +7,8 @@ use proptest::test_runner::TestRunner;
 use super::lifecycle::Seen;
 use super::world::{World, plan};
 use super::{
-    Claim, Confirmation, End, Event, MILLISECOND, Migration, Order, RecycleReason, SECOND, SlotId, Stage,
-    Verdict,
+    Claim, Confirmation, End, Event, MILLISECOND, Migration, Order, Plan, RecycleReason, SECOND, SlotId,
+    Stage, Verdict,
 };
 
 /// Schedules that are tried when nobody asks for more.
@@ -32,13 +32,15 @@ enum Step {
     DrainedLeave,
     Queue(u32),
     Order(Order),
-    Accept(u32, Migration),
+    /// Workers, database, seconds to leave.
+    Accept(u32, Migration, u64),
     Refuse,
     SpawnFails,
     ListenerFails,
     Claim(usize, Option<Claim>),
     Outside(Confirmation),
     ReportsHang(bool),
+    KillsHang(bool),
     BootsFail(bool),
     DieAlike(usize),
     DieAll,
@@ -81,11 +83,13 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::DrainedLeave),
         2 => prop_oneof![Just(0u32), 1u32..9].prop_map(Step::Queue),
         6 => order.prop_map(Step::Order),
-        3 => (1u32..7, migration()).prop_map(|(workers, migration)| Step::Accept(workers, migration)),
+        3 => (1u32..7, migration(), graceful())
+            .prop_map(|(workers, migration, graceful)| Step::Accept(workers, migration, graceful)),
         1 => Just(Step::Refuse),
         5 => (any::<usize>(), claim()).prop_map(|(pick, claim)| Step::Claim(pick, claim)),
         1 => confirmation().prop_map(Step::Outside),
         1 => any::<bool>().prop_map(Step::ReportsHang),
+        1 => any::<bool>().prop_map(Step::KillsHang),
         2 => any::<bool>().prop_map(Step::BootsFail),
         4 => any::<usize>().prop_map(Step::DieAlike),
         1 => Just(Step::DieAll),
@@ -113,6 +117,10 @@ fn migration() -> impl Strategy<Value = Migration> {
         1 => Just(Migration::OtherDatabase),
         1 => Just(Migration::OtherNames),
     ]
+}
+
+fn graceful() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0u64), 1u64..20, Just(20), 20u64..60]
 }
 
 fn confirmation() -> impl Strategy<Value = Confirmation> {
@@ -159,6 +167,7 @@ fn take(world: &mut World, step: Step) {
         Step::ListenerFails => world.next_listener_fails = true,
         Step::Outside(confirmation) => world.confirmation = confirmation,
         Step::ReportsHang(hang) => world.reports_hang = hang,
+        Step::KillsHang(hang) => world.kills_hang = hang,
         Step::BootsFail(fail) => world.boots_fail = fail,
         Step::StandStill(ms) => world.stand_still(ms * MILLISECOND),
         Step::DieAll => {
@@ -169,8 +178,9 @@ fn take(world: &mut World, step: Step) {
         Step::Checked(passed) => world.checked(passed),
         Step::ExecutionFails => world.next_execution_fails = true,
         // Without a check that runs they mean nothing.
-        Step::Accept(workers, migration) => {
-            world.accept(plan(workers), migration);
+        Step::Accept(workers, migration, graceful) => {
+            let graceful_timeout = graceful * SECOND;
+            world.accept(Plan { graceful_timeout, ..plan(workers) }, migration);
         }
         Step::Refuse => {
             world.refuse();

@@ -30,6 +30,9 @@ pub(super) struct Stop {
     pub quick: bool,
     pub since: Ns,
     pub code: u8,
+    /// Since when all that are left are killed and do not die.
+    #[serde(default)]
+    pub left_killed: Option<Ns>,
 }
 
 /// One process.
@@ -39,6 +42,9 @@ pub(super) struct Child {
     pub phase: Phase,
     /// Version of its settings.
     pub version: u64,
+    /// `GATEWAY_GRACEFUL_TIMEOUT` of those, for a worker.
+    #[serde(default)]
+    pub graceful: Option<Ns>,
     /// Which program it runs, as the supervisor counts them.
     #[serde(default)]
     pub binary: u64,

@@ -8,6 +8,8 @@ use super::state::{Life, Phase, Reload, Stop};
 const TERM_TWICE: Ns = 2 * SECOND;
 /// A quick end: time for a worker to write what it has before it is killed.
 const QUICK_TIMEOUT: Ns = 2 * SECOND;
+/// How long a process that was sent SIGKILL is waited for at the end: one in a system call that does not return does not die.
+pub(super) const DEATH_PATIENCE: Ns = 2 * SECOND;
 
 impl Supervisor {
     pub(super) fn order(&mut self, order: Order, now: Ns) {
@@ -43,7 +45,7 @@ impl Supervisor {
         if matches!(self.life, Life::Stopping(_) | Life::Over) {
             return;
         }
-        self.life = Life::Stopping(Stop { quick, since: now, code });
+        self.life = Life::Stopping(Stop { quick, since: now, code, left_killed: None });
         self.stop_upgrade();
         self.log(Fact::Stopping(quick));
         self.out.push(Action::AnnounceStopping);
@@ -62,7 +64,6 @@ impl Supervisor {
     }
 
     fn drain_all(&mut self, now: Ns) {
-        let graceful = now + self.plan.graceful_timeout;
         let children: Vec<_> = self
             .children
             .iter()
@@ -72,7 +73,8 @@ impl Supervisor {
             .collect();
         for (id, role, phase, is_stuck) in children {
             // A loop that does not turn hears no order: nobody waits for it.
-            let deadline = if is_stuck { graceful.min(now + QUICK_TIMEOUT) } else { graceful };
+            let graceful = self.graceful(id);
+            let deadline = now + if is_stuck { graceful.min(QUICK_TIMEOUT) } else { graceful };
             match (phase, role) {
                 (Phase::Draining { .. } | Phase::Aborting { .. } | Phase::Killing(_), _) => {}
                 // Whoever accepts has to take what is queued before the socket goes.
@@ -120,13 +122,33 @@ impl Supervisor {
         self.steered = None;
     }
 
-    pub(super) fn finish_stop(&mut self) {
-        if let Life::Stopping(stop) = &self.life
-            && self.children.is_empty()
-        {
+    /// Ends the master when its children are gone; takes note when all that are left were killed.
+    pub(super) fn finish_stop(&mut self, now: Ns) {
+        let Life::Stopping(stop) = &mut self.life else { return };
+        if self.children.is_empty() {
             let code = stop.code;
             self.life = Life::Over;
             self.out.push(Action::Exit(code));
+        } else if self.children.values().all(|child| matches!(child.phase, Phase::Killing(_))) {
+            stop.left_killed.get_or_insert(now);
         }
+    }
+
+    /// Ends the master although processes that were killed have not died.
+    pub(super) fn leave_behind(&mut self, now: Ns) {
+        if self.stop_deadline().is_some_and(|deadline| deadline <= now)
+            && let Life::Stopping(stop) = &self.life
+        {
+            let code = stop.code;
+            self.life = Life::Over;
+            self.log(Fact::LeftBehind(self.children.len()));
+            self.out.push(Action::Exit(code));
+        }
+    }
+
+    /// When nobody waits any more for processes that do not die.
+    pub(super) fn stop_deadline(&self) -> Option<Ns> {
+        let Life::Stopping(Stop { left_killed, .. }) = self.life else { return None };
+        left_killed.map(|since| since + DEATH_PATIENCE)
     }
 }

@@ -179,7 +179,7 @@ impl Supervisor {
             Upgrade::Executing => self.end_upgrade(UpgradeEnd::Refused),
             // There is no way back: this program goes on, with the workers that there are. Only who dies is started anew.
             Upgrade::Returning { .. } => {
-                self.stranded = true;
+                self.stranded_on = Some(self.binary);
                 self.end_upgrade(UpgradeEnd::NoWayBack);
             }
             _ => {}
@@ -195,7 +195,6 @@ impl Supervisor {
         let before = self.binary;
         self.newest_binary += 1;
         self.binary = self.newest_binary;
-        self.stranded = false;
         self.take_all_back(now);
         self.out.push(Action::CountUpgrade);
         let child = self.spawn(Role::Migrate, self.version, MIGRATE_TIMEOUT, now);
@@ -284,7 +283,8 @@ impl Supervisor {
 
     fn all_moved(&self) -> bool {
         let moved = |slot: &Slot| {
-            slot.retiring.is_some() || self.runs(slot.primary) && !self.runs_another_binary(slot.primary)
+            let stays = self.is_stranded() || !self.runs_another_binary(slot.primary);
+            slot.retiring.is_some() || self.runs(slot.primary) && stays
         };
         self.slots.values().all(moved)
     }
@@ -294,12 +294,17 @@ impl Supervisor {
         child.is_some_and(|child| child.binary != self.binary)
     }
 
+    /// Nobody moves to this program: its workers do not start.
+    fn is_stranded(&self) -> bool {
+        self.stranded_on == Some(self.binary)
+    }
+
     /// Why a slot's worker is to be replaced although it has no wish.
     pub(super) fn roll_reason(&self, child: Option<ChildId>) -> Option<RecycleReason> {
         if self.outdated(child) {
             return Some(RecycleReason::Reload);
         }
-        (!self.stranded && self.runs_another_binary(child)).then_some(RecycleReason::Upgrade)
+        (!self.is_stranded() && self.runs_another_binary(child)).then_some(RecycleReason::Upgrade)
     }
 
     /// When time alone moves an upgrade on.

@@ -227,12 +227,20 @@ fn without_a_way_back_the_workers_of_the_program_before_stay_until_the_next_upgr
     roll(&mut world);
     assert_eq!(spawns(&world), 1, "none of them moves to a program whose workers do not start");
     assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [0]);
+    // Another program that is none either leads back to this one, of which nothing new is known.
+    world.event(Event::Order(AT_ONCE));
+    world.checked(true);
+    let running = world.processes.iter().find(|(_, process)| process.role == Role::Migrate);
+    world.exit(*running.expect("migrate").0, false);
+    assert_eq!((ends(&world).last(), world.program), (Some(&UpgradeEnd::Reverted), 1));
+    roll(&mut world);
+    assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [0]);
     world.event(Event::Order(AT_ONCE));
     world.checked(true);
     migrate(&mut world);
     roll(&mut world);
     assert_eq!(ends(&world).last(), Some(&UpgradeEnd::Done));
-    assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [2]);
+    assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [3]);
     assert_eq!(world.breaches, []);
 }
 

@@ -6,7 +6,9 @@ mod judge;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::children::LAST_STEPS;
 use super::lifecycle::{Moment, Seen};
+use super::stop::DEATH_PATIENCE;
 use super::{
     Action, ChildId, ChildSignal, Claim, Config, Confirmation, End, Event, Execution, Fact, MILLISECOND,
     Migration, Ns, Order, Plan, Role, SECOND, SlotId, Supervisor, UpgradeEnd, Verdict, Watchdog,
@@ -46,6 +48,8 @@ pub struct Process {
     /// Which of the programs it runs.
     pub program: u64,
     spawned: Ns,
+    /// How long its settings let it take to leave.
+    graceful: Ns,
     pub ready: bool,
     ready_at: Ns,
     told: Option<Ns>,
@@ -111,8 +115,13 @@ pub struct World {
     /// Who was ordered dead.
     ordered: BTreeSet<ChildId>,
     pub reports_hang: bool,
+    /// The graceful timeout of every version of the settings, and of the one that is proposed next.
+    graceful: BTreeMap<u64, Ns>,
+    next_graceful: Ns,
     /// Who is killed stays, in a system call that does not return.
     pub kills_hang: bool,
+    /// It did, at some time.
+    hung: bool,
     /// Whoever starts fails at once.
     pub boots_fail: bool,
     pub degraded: bool,
@@ -145,6 +154,7 @@ impl World {
     /// Sockets of a master before listen for these slots.
     pub fn finding(plan: Plan, slots: Vec<SlotId>, seed: u64) -> World {
         let rows = 2 * (plan.workers as usize).max(slots.len()) + 8;
+        let next_graceful = plan.graceful_timeout;
         let config = Config { plan, rows, slots, version: 1, companion: false, seed };
         World {
             supervisor: Supervisor::new(config),
@@ -172,7 +182,10 @@ impl World {
             confirmation: Confirmation::Yes,
             ordered: BTreeSet::new(),
             reports_hang: false,
+            graceful: BTreeMap::from([(1, next_graceful)]),
+            next_graceful,
             kills_hang: false,
+            hung: false,
             boots_fail: false,
             degraded: false,
             probes: BTreeSet::new(),
@@ -334,6 +347,9 @@ impl World {
                 self.breach(freed, "I4", || format!("row {row} is read after it was freed"));
             }
             Action::QueryCoreDump(child) => events.push_back(Event::CoreDump(child, self.reports_hang)),
+            Action::ProposeSettings(version) => {
+                self.graceful.insert(version, self.next_graceful);
+            }
             Action::SendRetire(child) => self.retire(child),
             Action::Signal(child, signal) => self.signal(child, signal),
             Action::FreeRow(row) => {
@@ -379,7 +395,8 @@ impl World {
             Action::AnnounceChecked(_) => self.announce(1, false),
             Action::AnnounceStopping => self.stopping = Some(self.now),
             Action::Exit(code) => {
-                let left = self.processes.len();
+                let left =
+                    self.processes.values().filter(|process| !(process.killed && self.kills_hang)).count();
                 self.breach(left > 0, "I4", || format!("{left} children left behind"));
                 self.exit = Some((code, self.now));
             }
@@ -420,6 +437,7 @@ impl World {
         }
         let holds_listener = matches!(role, Role::Worker { .. });
         let (spawned, ready) = (self.now, false);
+        let graceful = self.graceful.get(&version).copied().unwrap_or(GRACEFUL);
         let (program, ready_at) = (self.program, 0);
         let (told, killed, aborted) = (None, false, None);
         let process = Process {
@@ -427,6 +445,7 @@ impl World {
             version,
             program,
             spawned,
+            graceful,
             ready,
             ready_at,
             told,
@@ -503,6 +522,7 @@ impl World {
 
     /// The check child that runs finds the settings good, and leaves; false when there is none.
     pub fn accept(&mut self, plan: Plan, migration: Migration) -> bool {
+        self.next_graceful = plan.graceful_timeout;
         self.verdict(|child| Event::SettingsAccepted { child, plan, migration })
     }
 
@@ -580,12 +600,9 @@ impl World {
     /// Lets time pass, with every tick that is due; who was killed dies.
     pub fn advance(&mut self, span: Ns) {
         let until = self.now + span;
+        self.event(Event::Tick);
         loop {
-            let (hang, stay) = (self.reports_hang, self.kills_hang);
-            let dies = |p: &Process| p.killed && !stay || p.aborted.is_some() && !hang;
-            while let Some(child) = self.processes.iter().find(|(_, p)| dies(p)).map(|(id, _)| *id) {
-                self.exit(child, false);
-            }
+            self.let_killed_die();
             while let Some(child) =
                 self.processes.iter().find(|(_, p)| self.boots_fail && p.boots()).map(|(id, _)| *id)
             {
@@ -602,6 +619,15 @@ impl World {
         self.now = until;
     }
 
+    fn let_killed_die(&mut self) {
+        let (hang, stay) = (self.reports_hang, self.kills_hang);
+        self.hung |= stay;
+        let dies = |p: &Process| p.killed && !stay || p.aborted.is_some() && !hang;
+        while let Some(child) = self.processes.iter().find(|(_, p)| dies(p)).map(|(id, _)| *id) {
+            self.exit(child, false);
+        }
+    }
+
     /// The master stands still while time passes.
     pub fn stand_still(&mut self, span: Ns) {
         self.now += span;
@@ -609,15 +635,18 @@ impl World {
             *since += span;
         }
         self.event(Event::Late(span));
+        self.let_killed_die();
         self.event(Event::Tick);
     }
 
-    /// Ends: TERM, and nobody leaves by itself. The master must be gone within the graceful timeout.
+    /// Ends: TERM, and nobody leaves by itself. The master must be gone within the longest graceful timeout.
     pub fn terminate(&mut self) {
         let since = *self.stopping.get_or_insert(self.now);
+        let longest = self.processes.values().map(|process| process.graceful).fold(GRACEFUL, Ns::max);
+        let limit = longest + if self.hung || self.kills_hang { DEATH_PATIENCE } else { 0 };
         self.event(Event::Order(Order::Drain));
-        self.advance(GRACEFUL + MILLISECOND);
-        let late = self.exit.is_none_or(|(_, at)| at > since + GRACEFUL);
+        self.advance(limit + MILLISECOND);
+        let late = self.exit.is_none_or(|(_, at)| at > since + limit);
         let left: Vec<_> = self.processes.keys().copied().collect();
         self.breach(late, "I7", || format!("not over in time, {left:?} left"));
     }

@@ -35,7 +35,7 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
             error!(pid = pid(*child), "killed: not ready within GATEWAY_BOOT_TIMEOUT");
         }
         Fact::CheckKilled(child) => {
-            error!(pid = pid(*child), "killed: the check of the new settings was not over in time");
+            error!(pid = pid(*child), "killed: the check of the new settings did not end in time");
         }
         Fact::Killed(child, Kill::Drain) => {
             warn!(pid = pid(*child), "killed: still busy when its time to drain was over");
@@ -115,6 +115,7 @@ pub fn log(fact: &Fact, pid: impl Fn(ChildId) -> i32, failure: &str) {
             info!("a second TERM right after the first, or while ending quickly, is ignored")
         }
         Fact::Stopping(quick) => info!(quick, "stopping"),
+        Fact::LeftBehind(left) => error!(left, "processes that were killed do not die: ending without them"),
     }
 }
 

@@ -73,6 +73,13 @@ impl World {
             return;
         };
         let told = process.told;
+        let patience = match process.slot() {
+            // At the end it has the time that the settings in force say, whatever its own are.
+            None if stopping => 0,
+            None => LAST_STEPS,
+            _ if stopping => QUICK.min(process.graceful),
+            _ => process.graceful,
+        };
         let early = match (signal, told) {
             (ChildSignal::Term | ChildSignal::Int, _) => {
                 process.told = told.or(Some(now));
@@ -85,7 +92,7 @@ impl World {
                 false
             }
             (ChildSignal::Kill, None) => now < process.spawned + BOOT || process.serves(),
-            (ChildSignal::Kill, Some(told)) => now < told + if stopping { QUICK } else { GRACEFUL },
+            (ChildSignal::Kill, Some(told)) => now < told + patience,
         };
         let twice = process.killed;
         process.killed |= signal == ChildSignal::Kill;
