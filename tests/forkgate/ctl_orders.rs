@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "ctl_scale_counts_every_order_and_ends_when_all_are_ready", limit: LIMIT, run: scale },
     Test { name: "ctl_scale_down_loses_nothing", limit: LIMIT, run: scale_down },
     Test { name: "ctl_reopen_says_who_writes_to_the_new_file", limit: LIMIT, run: reopen },
+    Test { name: "ctl_settings_say_what_is_in_force_and_what_waits", limit: LIMIT, run: settings },
     Test { name: "ctl_drain_ends_when_the_master_has_ended", limit: LIMIT, run: drain },
 ];
 
@@ -100,6 +101,52 @@ fn reopen() -> Verdict {
     let why = format!("the worker with pid {worker} did not answer within 5 s");
     assert!(!done && answer["error"].as_str().is_some_and(|error| error.contains(&why)), "{answer}");
     assert!(process::signal(worker, Signal::SIGCONT));
+    gateway.stop();
+    Ok(())
+}
+
+fn settings() -> Verdict {
+    let mut gateway = Setup::new().set("GATEWAY_MAX_REQUESTS", "5000").start();
+    let file = gateway.setup.env_file().display().to_string();
+    let secret = forkgate_tests::token::SECRET;
+    let of = |answer: &Value, name: &str| {
+        let found =
+            answer["settings"].as_array().and_then(|all| all.iter().find(|one| one["name"] == name).cloned());
+        found.unwrap_or_else(|| panic!("no {name} in {answer}"))
+    };
+    let (done, answer) = gateway.ctl_json(&["settings"]);
+    assert!(done && answer["settings_generation"] == 1 && !answer.to_string().contains(secret), "{answer}");
+    let requests = of(&answer, "GATEWAY_MAX_REQUESTS");
+    let facts = (&requests["value"], &requests["default"], &requests["differs"], &requests["needs_restart"]);
+    assert_eq!(facts, (&json!("5000"), &json!("1000000"), &json!(true), &json!(false)));
+    assert!(requests["source"].as_str().is_some_and(|source| source.contains(&file)), "{requests}");
+    let backlog = of(&answer, "GATEWAY_BACKLOG");
+    assert_eq!((&backlog["source"], &backlog["differs"]), (&json!("default"), &json!(false)));
+    assert_eq!(backlog["value"], backlog["default"]);
+    assert_eq!(of(&answer, "GATEWAY_STATE_DIR")["needs_restart"], true);
+
+    gateway.rewrite(&[("GATEWAY_MAX_REQUESTS", "6000")]);
+    let output = gateway.ctl(&["settings", "--diff"]);
+    let said = words(&output.stdout);
+    assert!(output.status.success(), "{said}{}", words(&output.stderr));
+    assert!(said.contains("GATEWAY_MAX_REQUESTS=5000") && !said.contains("GATEWAY_BACKLOG"), "{said}");
+    assert!(said.contains("a reload would change:\nGATEWAY_MAX_REQUESTS 5000 -> 6000\n"), "{said}");
+    assert!(!said.contains(secret) && said.contains("GATEWAY_JWT_SECRET=*****"), "{said}");
+    let (done, answer) = gateway.ctl_json(&["settings", "--diff"]);
+    assert!(done && answer["files"]["changes"][0]["new"] == "6000", "{answer}");
+    assert!(answer["settings"].as_array().is_some_and(|all| all.iter().all(|one| one["differs"] == true)));
+    assert!(gateway.ctl(&["reload"]).status.success());
+    let (_, answer) = gateway.ctl_json(&["settings"]);
+    assert_eq!(
+        (&answer["settings_generation"], of(&answer, "GATEWAY_MAX_REQUESTS")["value"].as_str()),
+        (&json!(2), Some("6000"))
+    );
+    gateway.rewrite(&[("GATEWAY_MAX_REQUESTS", "many")]);
+    let output = gateway.ctl(&["settings", "--diff"]);
+    assert_eq!(output.status.code(), Some(1), "a reload would be refused");
+    assert!(
+        words(&output.stderr).contains("many") && words(&output.stdout).contains("GATEWAY_MAX_REQUESTS=6000")
+    );
     gateway.stop();
     Ok(())
 }

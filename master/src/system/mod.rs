@@ -149,6 +149,7 @@ fn finish(code: Result<u8, SetupError>) -> ExitCode {
 fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
     let doing = |doing| move |source| SetupError::Io { doing, source };
     let started = monotonic_ns();
+    let origins = options.loaded.origins_in_words();
     let settings = options.loaded.settings;
     // SAFETY: the first call and the only one; nothing has taken a descriptor over before.
     let passed = unsafe { passed::take() };
@@ -188,7 +189,7 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
         seed: rand::random(),
     });
     let crash_dir = CrashDir::of(&settings.state_dir);
-    let version = Version::new(FIRST_VERSION, settings).map_err(doing("seal the settings"))?;
+    let version = Version::new(FIRST_VERSION, settings).map_err(doing("seal the settings"))?.from(origins);
     Ok(Master {
         supervisor,
         poller: poller::Poller::new().map_err(doing("make an epoll instance"))?,

@@ -188,7 +188,7 @@ impl Master {
     }
 
     fn take_settings(&mut self, accepted: Accepted) -> Result<(Plan, Migration), String> {
-        let Accepted { settings, changes, warnings } = accepted;
+        let Accepted { settings, changes, warnings, origins } = accepted;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -207,8 +207,9 @@ impl Master {
         };
         let plan = plan(&settings);
         self.listeners.propose(&wanted(&settings)).map_err(|error| error.to_string())?;
-        self.loaded =
-            Some(Version::new(0, settings).map_err(|error| format!("cannot seal the settings: {error}"))?);
+        let version =
+            Version::new(0, settings).map_err(|error| format!("cannot seal the settings: {error}"))?;
+        self.loaded = Some(version.from(origins));
         (self.attempt.changes, self.attempt.warnings) = (changes, warnings);
         Ok((plan, migration))
     }

@@ -3,6 +3,7 @@
 //! While a reload rolls there are two versions. If they name two databases there are two catalogs, and a child never
 //! gets the catalog of the other one.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub struct Version {
     pub settings: Settings,
     /// The same, sealed, for children.
     pub memfd: OwnedFd,
+    /// Where each setting comes from, in words; empty when that is not known.
+    pub origins: BTreeMap<String, String>,
 }
 
 /// A compiled catalog.
@@ -69,13 +72,21 @@ pub struct Saved {
     pub settings: Kept,
     /// The newest catalogs: of which database, which generation.
     pub catalogs: Vec<(PathBuf, u64, Kept)>,
+    /// Where the settings come from.
+    #[serde(default)]
+    pub origins: BTreeMap<String, String>,
 }
 
 impl Version {
     /// Seals settings.
     pub fn new(number: u64, settings: Settings) -> io::Result<Version> {
         let memfd = settings.to_memfd()?;
-        Ok(Version { number, settings, memfd })
+        Ok(Version { number, settings, memfd, origins: BTreeMap::new() })
+    }
+
+    /// The same, from there.
+    pub fn from(self, origins: BTreeMap<String, String>) -> Version {
+        Version { origins, ..self }
     }
 }
 
@@ -89,14 +100,15 @@ impl Versions {
     pub fn save(&self, keeper: &mut Keeper) -> Saved {
         let settings = keeper.keep(&self.current.memfd);
         let catalog = |known: &Catalog| (known.database.clone(), known.generation, keeper.keep(&known.memfd));
-        Saved { number: self.current.number, settings, catalogs: self.catalogs.iter().map(catalog).collect() }
+        let catalogs = self.catalogs.iter().map(catalog).collect();
+        Saved { number: self.current.number, settings, catalogs, origins: self.current.origins.clone() }
     }
 
     /// Them again; `settings` are the effective version's as this program understands them.
     pub fn restore(saved: Saved, settings: Settings, adopter: &mut Adopter) -> io::Result<Versions> {
         // Sealed anew: this program's workers read what this program writes.
         drop(adopter.adopt(saved.settings)?);
-        let current = Version::new(saved.number, settings)?;
+        let current = Version::new(saved.number, settings)?.from(saved.origins);
         let catalog = |(database, generation, memfd)| {
             Ok(Catalog { database, generation, memfd: adopter.adopt(memfd)? })
         };

@@ -1,6 +1,7 @@
 //! What the check child of a reload is given, and what it says: sealed memfds with JSON, because settings are longer than a
 //! control message. They hold secrets: never log them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -41,6 +42,9 @@ pub struct Accepted {
     pub changes: Vec<Change>,
     /// What is valid and may surprise.
     pub warnings: Vec<String>,
+    /// Where each setting comes from, in words, by its own name.
+    #[serde(default)]
+    pub origins: BTreeMap<String, String>,
 }
 
 impl CheckTask {
@@ -99,7 +103,9 @@ mod tests {
         let task = CheckTask { running: running.clone(), sources: sources.clone() };
         let task = CheckTask::from_fd(task.to_memfd().expect("memfd")).expect("task");
         assert_eq!((task.running, task.sources), (running.clone(), sources));
-        let accepted = Accepted { settings: running, changes: Vec::new(), warnings: vec!["w".to_owned()] };
+        let origins = BTreeMap::from([("GATEWAY_WORKERS".to_owned(), "flag".to_owned())]);
+        let (changes, warnings) = (Vec::new(), vec!["w".to_owned()]);
+        let accepted = Accepted { settings: running, changes, warnings, origins };
         for verdict in [CheckVerdict::Accepted(Box::new(accepted)), CheckVerdict::Refused("no".to_owned())] {
             let read = CheckVerdict::from_fd(verdict.to_memfd().expect("memfd")).expect("verdict");
             assert_eq!(read, verdict);

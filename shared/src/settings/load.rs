@@ -50,7 +50,26 @@ impl fmt::Display for Provenance {
     }
 }
 
+impl Loaded {
+    /// Where each setting comes from, in words, by its own name.
+    pub fn origins_in_words(&self) -> BTreeMap<String, String> {
+        self.origins.iter().map(|(name, origin)| ((*name).to_owned(), origin.to_string())).collect()
+    }
+}
+
 impl Settings {
+    /// What would be in force on this machine if nobody had said more than what has no default, and where the state is.
+    /// None when that would not be valid here.
+    pub fn defaults_beside(&self) -> Option<Settings> {
+        let flag = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let flags = vec![
+            flag("GATEWAY_JWT_SECRET", self.jwt_secret.expose()),
+            flag("GATEWAY_STATE_DIR", self.state_dir.to_str()?),
+        ];
+        let sources = Sources { flags, ..Sources::default() };
+        load_for(&sources, &Machine::read()).ok().map(|loaded| loaded.settings)
+    }
+
     /// Reads, checks and completes settings for this machine.
     pub fn load(sources: Sources) -> Result<Loaded, SettingsErrors> {
         load_for(&sources, &Machine::read())

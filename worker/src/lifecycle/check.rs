@@ -69,6 +69,7 @@ async fn verdict(task: &CheckTask) -> CheckVerdict {
     };
     let settings = loaded.settings.clone().with_fixed_of(running);
     let changes = Settings::reload_changes(running, &loaded.settings, &settings);
+    let origins = loaded.origins_in_words();
     let (mut problems, mut warnings) = (Vec::new(), loaded.warnings);
     problems.extend(KeyRing::check(&settings).err().map(|error| error.to_string()));
     if let Some(path) = &settings.log_file
@@ -82,7 +83,7 @@ async fn verdict(task: &CheckTask) -> CheckVerdict {
         Look::Foreign(problem) => problems.push(problem),
     }
     if problems.is_empty() {
-        CheckVerdict::Accepted(Box::new(Accepted { settings, changes, warnings }))
+        CheckVerdict::Accepted(Box::new(Accepted { settings, changes, warnings, origins }))
     } else {
         CheckVerdict::Refused(problems.join("\n"))
     }

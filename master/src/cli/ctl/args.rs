@@ -47,6 +47,13 @@ Examples:
 
 Does what TERM does, says each second what is left, and ends when the master has ended. Under systemd use `systemctl stop`.";
 
+const SETTINGS_EXAMPLES: &str = "\
+Examples:
+  forkgate ctl settings               what the running gateway uses, in the form of an env file
+  forkgate ctl settings --diff        what is not as it comes, and what a reload would change now
+
+`forkgate check --print` shows what a new start would use.";
+
 const EVENTS_EXAMPLES: &str = "\
 Examples:
   forkgate ctl events                 the last thousand or so
@@ -133,6 +140,15 @@ pub enum CtlCommand {
         /// The binary; without it the one that is now where the running one was started from
         #[arg(long, value_name = "PATH")]
         binary: Option<PathBuf>,
+        #[command(flatten)]
+        show: ShowArgs,
+    },
+    /// Show the settings in force, and where each comes from; secrets masked
+    #[command(after_help = SETTINGS_EXAMPLES)]
+    Settings {
+        /// Only those that differ from their defaults, and how the files differ now from what is in force
+        #[arg(long)]
+        diff: bool,
         #[command(flatten)]
         show: ShowArgs,
     },
@@ -229,6 +245,9 @@ pub fn run(command: CtlCommand) -> ExitCode {
             // The master has another working directory.
             let binary = binary.map(|path| std::path::absolute(&path).unwrap_or(path));
             with(show, |json, sockets| super::upgrade(binary, json, sockets))
+        }
+        CtlCommand::Settings { diff, show } => {
+            with(show, |json, sockets| super::settings(diff, json, sockets))
         }
         CtlCommand::Reopen(show) => with(show, super::reopen),
         CtlCommand::Drain(show) => with(show, super::drain),

@@ -4,6 +4,7 @@ mod args;
 mod connect;
 mod events;
 mod operate;
+mod settings;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ pub use args::{CtlCommand, MasterArgs, run};
 pub use connect::sockets;
 pub use events::events;
 pub use operate::{Scaling, drain, dump, kill, recycle, reload, reopen, scale, upgrade};
+pub use settings::settings;
 pub use table::{ends, headline, listening, memory, new_clients, span, totals};
 
 use connect::{CtlError, ask};

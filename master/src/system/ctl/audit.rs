@@ -109,6 +109,7 @@ fn words(request: &Request) -> Option<(&'static str, String)> {
         | Request::Workers
         | Request::Worker { .. }
         | Request::Why { .. }
+        | Request::Settings
         | Request::Events { .. } => return None,
         Request::Pause { slot } => ("pause", of_slot(slot)),
         Request::Resume { slot } => ("resume", of_slot(slot)),

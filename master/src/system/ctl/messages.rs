@@ -60,6 +60,8 @@ pub enum Request {
     Reopen,
     /// Finish what was begun and end; answered when the master ends.
     Drain,
+    /// The settings in force.
+    Settings,
     /// What has happened: answered with a line per event, an [`Entry`] or [`Missed`], and the end of the connection.
     Events {
         /// And what happens from now on; then the end comes when the master ends, or becomes another program.
@@ -94,7 +96,7 @@ pub enum Request {
 }
 
 /// What can be asked, for a client that asked for something else.
-pub const KNOWN: &str = r#"{"command":"status"}, {"command":"workers"}, {"command":"worker","slot":0}, {"command":"why","slot":0}, {"command":"reload","check_only":true}, {"command":"upgrade","binary":null}, {"command":"pause","slot":0}, {"command":"resume","slot":0}, {"command":"recycle","slot":0}, {"command":"kill","slot":0}, {"command":"dump","slot":0}, {"command":"scale","workers":4}, {"command":"scale","by":-1}, {"command":"reopen"}, {"command":"drain"}, {"command":"events","follow":true,"after":0}"#;
+pub const KNOWN: &str = r#"{"command":"status"}, {"command":"workers"}, {"command":"worker","slot":0}, {"command":"why","slot":0}, {"command":"reload","check_only":true}, {"command":"upgrade","binary":null}, {"command":"pause","slot":0}, {"command":"resume","slot":0}, {"command":"recycle","slot":0}, {"command":"kill","slot":0}, {"command":"dump","slot":0}, {"command":"scale","workers":4}, {"command":"scale","by":-1}, {"command":"reopen"}, {"command":"drain"}, {"command":"settings"}, {"command":"events","follow":true,"after":0}"#;
 
 /// What takes its time, so that a client waits for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,6 +215,32 @@ pub struct Worker {
     /// Its row.
     #[serde(flatten)]
     pub row: WorkerStatus,
+}
+
+/// What is answered to [`Request::Settings`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// Their version.
+    pub settings_generation: u64,
+    /// All, in the order of the documentation.
+    pub settings: Vec<InForceSetting>,
+}
+
+/// One setting, secrets masked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForceSetting {
+    /// Its own name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Where that comes from; none when that is not known: the program before this one did not keep it.
+    pub source: Option<String>,
+    /// What it would be if nobody had set it; none for one that has to be set.
+    pub default: Option<String>,
+    /// It is another one than the default.
+    pub differs: bool,
+    /// A reload cannot change it.
+    pub needs_restart: bool,
 }
 
 /// What is answered to [`Request::Worker`].
@@ -413,6 +441,7 @@ mod tests {
             Request::Scale { workers: None, by: Some(-1) },
             Request::Reopen,
             Request::Drain,
+            Request::Settings,
             Request::Events { follow: true, after: 0 },
         ];
         assert_eq!(known, all);

@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize};
 pub use audit::{Ordered, Peer, log_stranger};
 use client::Client;
 pub use messages::{
-    Answer, Carried, Details, Done, Ending, EventLoop, HeldBack, KNOWN, Missed, Operation, Outcome, Progress,
-    Refusal, Request, Slot, Why, Worker, Workers, line, no_such_slot, refusal,
+    Answer, Carried, Details, Done, Ending, EventLoop, HeldBack, InForce, InForceSetting, KNOWN, Missed,
+    Operation, Outcome, Progress, Refusal, Request, Slot, Why, Worker, Workers, line, no_such_slot, refusal,
 };
 
 use super::history::History;

@@ -143,6 +143,7 @@ impl Master {
             Request::Workers => return Reply::Now(line(&self.all_workers())),
             Request::Worker { slot } => return Reply::Now(self.one_slot(slot)),
             Request::Why { slot } => return Reply::Now(self.why(slot)),
+            Request::Settings => return Reply::Now(line(&self.settings_in_force())),
             Request::Events { follow, after } => return self.events_after(after, follow),
             Request::Reload { check_only: false } => self.operate(Operation::Reload, Order::Reload),
             Request::Reload { check_only: true } => self.operate(Operation::Check, Order::Check),

@@ -4,10 +4,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use forkgate_shared::rows::{Row, monotonic_ns};
+use forkgate_shared::settings::table::{self, Default, Reload, Setting};
 use forkgate_shared::status::{Status, WorkerStatus};
 
 use super::super::ctl::{
-    Answer, Details, EventLoop, HeldBack, Slot, Worker, Workers, line, no_such_slot, refusal,
+    Answer, Details, EventLoop, HeldBack, InForce, InForceSetting, Slot, Worker, Workers, line, no_such_slot,
+    refusal,
 };
 use super::super::master::Master;
 use super::super::report::in_flight;
@@ -65,6 +67,25 @@ impl Master {
             last_report: self.crash_dir.last(slot),
             workers,
         })
+    }
+
+    pub(super) fn settings_in_force(&self) -> InForce {
+        let current = self.versions.current();
+        let defaults = current.settings.defaults_beside();
+        let shown = |setting: &Setting| {
+            let value = (setting.show)(&current.settings);
+            let default =
+                defaults.as_ref().map(setting.show).filter(|_| setting.default != Default::Required);
+            InForceSetting {
+                name: setting.name.to_owned(),
+                differs: default.as_ref() != Some(&value),
+                value: setting.masked(&value),
+                source: current.origins.get(setting.name).cloned(),
+                default: default.map(|default| setting.masked(&default)),
+                needs_restart: setting.reload == Reload::NeedsRestart,
+            }
+        };
+        InForce { settings_generation: current.number, settings: table::all().map(shown).collect() }
     }
 
     fn worker_shown(&self, view: &WorkerView, now: Ns) -> Worker {
