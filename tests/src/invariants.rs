@@ -144,7 +144,9 @@ impl Invariants {
     #[track_caller]
     fn slots(&mut self, status: &Status) {
         let serving: BTreeSet<u32> = status.serving().map(|worker| worker.slot).collect();
-        self.wounds.retain(|slot, pid| process::alive(*pid) || !serving.contains(slot));
+        // The status may be older than the death: only another worker makes a slot well.
+        let others = |slot, pid| status.serving().any(|worker| worker.slot == slot && worker.pid != pid);
+        self.wounds.retain(|slot, pid| process::alive(*pid) || !others(*slot, *pid));
         for slot in self.served.difference(&serving).filter(|slot| !self.wounds.contains_key(slot)) {
             // The master says which one it is that goes; how many may is known from what was done.
             let goes = self.log.retiring.remove(slot);
