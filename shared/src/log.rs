@@ -23,7 +23,7 @@ use tracing_subscriber::{Registry, reload};
 
 pub use journal::is_stderr as stderr_is_journal;
 pub use recent::last_lines;
-pub use sink::{reopen, to_file, try_file};
+pub use sink::{Links, reopen, to_file, try_file};
 
 use crate::calendar::rfc3339;
 use crate::rows::misleads;

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use forkgate_shared::log;
+use forkgate_shared::log::{self, Links};
 use forkgate_shared::settings::{Settings, Sources};
+use nix::sys::stat::{Mode, umask};
 
 use crate::system::{self, DemoOptions, ServeOptions};
 
@@ -29,7 +30,13 @@ pub fn start(sources: Sources, demo: Option<DemoOptions>) -> ExitCode {
         Ok(loaded) => loaded,
         Err(errors) => return super::invalid(&errors),
     };
-    if let Err(error) = log::to_file(loaded.settings.log_file.as_deref()) {
+    if let Some(bits) = loaded.settings.umask {
+        // Before the first file is made, which is the log.
+        umask(Mode::from_bits_truncate(bits));
+    }
+    // In a directory of that user's a link could lead root anywhere.
+    let links = if loaded.settings.user.is_some() { Links::Refused } else { Links::Followed };
+    if let Err(error) = log::to_file(loaded.settings.log_file.as_deref(), links) {
         let path = loaded.settings.log_file.as_deref().unwrap_or(std::path::Path::new("")).display();
         let what = format!(
             "GATEWAY_LOG_FILE {path} cannot be opened: {error}; let forkgate's user write there, or set another"

@@ -59,7 +59,10 @@ impl Master {
                 }
                 let settings = &self.versions.current().settings;
                 self.stored_separator = Some(settings.tool_name_separator.clone());
-                if let Err(error) = forkgate_shared::log::to_file(settings.log_file.as_deref()) {
+                if let Err(error) = forkgate_shared::log::to_file(
+                    settings.log_file.as_deref(),
+                    forkgate_shared::log::Links::Followed,
+                ) {
                     tracing::error!(%error, "GATEWAY_LOG_FILE cannot be opened: lines go on to where they went");
                 }
                 forkgate_shared::log::init(settings.log_format, &settings.log_level, super::LOG_ROLE);
@@ -93,7 +96,7 @@ impl Master {
             Action::CountReady(took) => base.time_to_ready.observe(took),
             Action::CountDrained(took) => base.drain_time.observe(took),
             Action::AnnounceReady => {
-                self.note(Entry::new("serving", "all workers are ready"));
+                self.note(Entry::new("serving", "enough workers are ready"));
                 self.notifier.ready();
                 self.hook_on_ready();
             }

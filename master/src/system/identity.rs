@@ -9,9 +9,9 @@
 //! sent a signal when the master dies, which would undo that (prctl(2), `PR_SET_PDEATHSIG`).
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use forkgate_shared::settings::Settings;
@@ -40,6 +40,14 @@ pub enum IdentityError {
     /// A directory that is to be the user's.
     #[error("cannot make {path} the directory of GATEWAY_USER: {source}", path = .path.display())]
     Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that is to be the user's.
+    #[error("cannot make {path} the file of GATEWAY_USER: {source}", path = .path.display())]
+    File {
         /// Which.
         path: PathBuf,
         /// Why.
@@ -100,12 +108,24 @@ impl Identity {
             }
             Err(error) => return Err(failed(error)),
         }
-        self.give(path).map_err(failed)
+        let directory = open(path, libc::O_DIRECTORY).map_err(failed)?;
+        self.own(&directory).map_err(failed)
     }
 
-    /// Makes a file the user's.
-    pub fn give(&self, path: &Path) -> io::Result<()> {
-        chown(path, Some(self.uid.as_raw()), Some(self.gid.as_raw()))
+    /// Makes a file the user's; fails for one that is a link, or has another name too: where it lies the user may have
+    /// made it lead to a file of somebody else's.
+    pub fn give_file(&self, path: &Path) -> Result<(), IdentityError> {
+        let failed = |source| IdentityError::File { path: path.to_owned(), source };
+        let file = open(path, 0).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        if !found.is_file() || found.nlink() != 1 {
+            return Err(failed(io::Error::other("it is no file of its own")));
+        }
+        self.own(&file).map_err(failed)
+    }
+
+    fn own(&self, file: &File) -> io::Result<()> {
+        fchown(file, Some(self.uid.as_raw()), Some(self.gid.as_raw()))
     }
 
     /// Becomes the user, for good.
@@ -128,6 +148,12 @@ impl Identity {
         prctl::set_dumpable(true).map_err(io::Error::from)?;
         Ok(())
     }
+}
+
+/// What is under this name itself, not what a link there leads to.
+fn open(path: &Path, kind: i32) -> io::Result<File> {
+    // A FIFO does not keep this process waiting.
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | kind).open(path)
 }
 
 impl std::fmt::Display for Identity {

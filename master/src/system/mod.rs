@@ -155,9 +155,6 @@ fn set_up(options: ServeOptions) -> Result<Master, SetupError> {
     let passed = unsafe { passed::take() };
     // Next: it keeps the numbers free that children find their descriptors under.
     let executable = spawn::Executable::own().map_err(doing("open the own executable"))?;
-    if let Some(bits) = settings.umask {
-        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(bits));
-    }
     let pidfile = become_who_is_wanted(&settings)?;
     let state_dir = StateDir::lock(&settings.state_dir).map_err(|source| match (&settings.user, source) {
         (Some(user), source @ StateDirError::Io { .. }) => {
@@ -250,7 +247,7 @@ fn become_who_is_wanted(settings: &Settings) -> Result<Option<Pidfile>, SetupErr
     }
     let files = [settings.log_file.as_deref(), pidfile.as_ref().map(Pidfile::path)];
     for path in files.into_iter().flatten() {
-        identity.give(path).map_err(IdentityError::from)?;
+        identity.give_file(path)?;
     }
     identity.assume()?;
     tracing::info!(%identity, "not root any more");

@@ -22,11 +22,20 @@ struct Target {
     file: Arc<File>,
 }
 
+/// What becomes of a log file that is a symbolic link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// Lines go where it leads.
+    Followed,
+    /// It is not opened: another user may have made it.
+    Refused,
+}
+
 /// Sends all further lines to this file, which is made if it is not there; to stderr without one. When it cannot be opened
 /// lines go where they went before.
-pub fn to_file(path: Option<&Path>) -> io::Result<()> {
+pub fn to_file(path: Option<&Path>, links: Links) -> io::Result<()> {
     let target = match path {
-        Some(path) => Some(Target { path: path.to_owned(), file: Arc::new(open(path)?) }),
+        Some(path) => Some(Target { path: path.to_owned(), file: Arc::new(open(path, links)?) }),
         None => None,
     };
     replace(target);
@@ -36,25 +45,26 @@ pub fn to_file(path: Option<&Path>) -> io::Result<()> {
 /// Opens the file anew by its path; false when lines go to stderr. When it cannot be opened they go on to the old one.
 pub fn reopen() -> io::Result<bool> {
     let Some(Target { path, .. }) = current() else { return Ok(false) };
-    to_file(Some(&path)).map(|()| true)
+    to_file(Some(&path), Links::Followed).map(|()| true)
 }
 
 /// Whether lines could be written to this file; makes it.
 pub fn try_file(path: &Path) -> io::Result<()> {
-    open(path).map(drop)
+    open(path, Links::Followed).map(drop)
 }
 
 pub(super) fn is_file() -> bool {
     current().is_some()
 }
 
-fn open(path: &Path) -> io::Result<File> {
+fn open(path: &Path, links: Links) -> io::Result<File> {
+    let links = if links == Links::Refused { libc::O_NOFOLLOW } else { 0 };
     // Without O_NONBLOCK a FIFO that nobody reads would keep this process waiting for ever.
     File::options()
         .append(true)
         .create(true)
         .mode(MODE)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | links)
         .open(path)
 }
 
@@ -116,7 +126,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let (path, moved) = (dir.path().join("gateway.log"), dir.path().join("gateway.log.1"));
         assert!(!reopen().expect("nothing to do"));
-        to_file(Some(&path)).expect("opened");
+        to_file(Some(&path), Links::Followed).expect("opened");
         assert_eq!(fs::metadata(&path).expect("made").permissions().mode() & 0o777 & !MODE, 0);
         write("first\n");
         fs::rename(&path, &moved).expect("moved");
@@ -125,11 +135,14 @@ mod tests {
         write("third\n");
         let read = |path: &Path| fs::read_to_string(path).expect("readable");
         assert_eq!((read(&moved), read(&path)), ("first\nsecond\n".to_owned(), "third\n".to_owned()));
-        assert!(to_file(Some(dir.path())).is_err(), "a directory");
+        assert!(to_file(Some(dir.path()), Links::Followed).is_err(), "a directory");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("a link");
+        assert!(to_file(Some(&link), Links::Refused).is_err(), "a link");
         assert!(try_file(&dir.path().join("none/x.log")).is_err());
         write("fourth\n");
         assert_eq!(read(&path), "third\nfourth\n");
-        to_file(None).expect("stderr");
+        to_file(None, Links::Followed).expect("stderr");
         assert!(!is_file());
     }
 }

@@ -158,7 +158,7 @@ fn serve(
     control.send_if_alive(&FromChild::Hello { version: VERSION }).doing("greeting the master")?;
     let settings =
         Settings::from_fd(parts.settings).map_err(|error| BootError::Settings(error.to_string()))?;
-    let log_file = log::to_file(settings.log_file.as_deref());
+    let log_file = log::to_file(settings.log_file.as_deref(), log::Links::Followed);
     log::init(settings.log_format, &settings.log_level, &format!("worker {}", who.slot));
     if let Err(error) = log_file {
         tracing::error!(%error, "GATEWAY_LOG_FILE cannot be opened: this worker's lines go to stderr");

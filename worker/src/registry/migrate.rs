@@ -96,7 +96,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn serve(control: &ControlSocket, settings: &Settings) -> Result<(), BootError> {
     // The master has opened it; without it lines go to stderr.
-    let _ = log::to_file(settings.log_file.as_deref());
+    let _ = log::to_file(settings.log_file.as_deref(), log::Links::Followed);
     log::init(settings.log_format, &settings.log_level, "migrate");
     control.send(&FromChild::Hello { version: control::VERSION }, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

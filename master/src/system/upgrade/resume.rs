@@ -159,7 +159,7 @@ fn take_over(
 ) -> io::Result<Master> {
     let Read { saved, settings, rows, mut adopter } = read;
     let _ = CString::new(saved.name).map(|name| nix::sys::prctl::set_name(&name));
-    let log_file = log::to_file(settings.log_file.as_deref());
+    let log_file = log::to_file(settings.log_file.as_deref(), log::Links::Followed);
     log::init(settings.log_format, &settings.log_level, LOG_ROLE);
     if let Err(error) = log_file {
         tracing::error!(%error, "GATEWAY_LOG_FILE cannot be opened: lines go to stderr");
