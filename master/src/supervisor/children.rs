@@ -51,13 +51,14 @@ impl Supervisor {
     /// Starts a worker for a slot, unless there is no row for it.
     pub(super) fn spawn_worker(&mut self, slot: SlotId, now: Ns) -> Option<ChildId> {
         let version = self.wanted_version();
+        let boot_timeout = self.plan_of(version).boot_timeout;
         let Some(row) = self.rows.take(ChildId(self.next_child)) else {
             if !std::mem::replace(&mut self.rows.full_logged, true) {
                 self.log(Fact::RowsFull(slot));
             }
             return None;
         };
-        Some(self.spawn(Role::Worker { slot, row }, version, self.plan.boot_timeout, now))
+        Some(self.spawn(Role::Worker { slot, row }, version, boot_timeout, now))
     }
 
     pub(super) fn hello(&mut self, id: ChildId) {
