@@ -52,6 +52,12 @@ impl Awaited {
         }
     }
 
+    /// The process of another worker for which this operation has not ended: one that was there before.
+    pub(super) fn before(&self, operation: Operation, worker: ChildId) -> Option<u32> {
+        let other = |meant: &&Meant| meant.operation == operation && meant.worker != worker;
+        self.workers.iter().find(other).map(|meant| meant.pid)
+    }
+
     pub(super) fn scale(&mut self, workers: u32) {
         if !self.scales.contains(&workers) {
             self.scales.push(workers);

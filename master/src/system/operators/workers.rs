@@ -67,6 +67,11 @@ impl Master {
         if let Some(why) = self.why_nothing_begins() {
             return Taken::not_carried(why);
         }
+        if let Some(pid) = found.ok().and_then(|worker| self.awaited.before(operation, worker)) {
+            return Taken::not_carried(format!(
+                "the same is still under way for the worker that slot {slot} had before (pid {pid}): its new one is not touched"
+            ));
+        }
         match found {
             Ok(worker) => {
                 let pid = self.children.get(&worker).map_or(0, |child| child.pid.unsigned_abs());
