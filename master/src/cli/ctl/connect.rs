@@ -123,9 +123,13 @@ pub(super) struct Connection {
 impl Connection {
     /// Asks the first of these masters that is there.
     pub(super) fn open(candidates: &[PathBuf], request: &Request) -> Result<Connection, CtlError> {
+        let mut left_behind = None;
         for path in candidates {
             match connect(path, request) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    left_behind.get_or_insert(CtlError::of(path, None, error));
+                }
                 Err(error) => return Err(CtlError::of(path, None, error)),
                 Ok(stream) => {
                     let pid = Peer::of(&stream).ok().map(|peer| peer.pid).filter(|pid| *pid > 0);
@@ -134,7 +138,7 @@ impl Connection {
                 }
             }
         }
-        Err(CtlError::NoSocket(candidates.to_vec()))
+        Err(left_behind.unwrap_or_else(|| CtlError::NoSocket(candidates.to_vec())))
     }
 
     /// The next line of the answer.
