@@ -12,9 +12,9 @@ pub const IDENTITY: &[Setting] = &[
         Text("off"),
         Other { allowed: "the name or number of a user, or off", read: process::user },
         |s| s.user.clone().unwrap_or_else(|| "off".to_owned()),
-        "Whom a master that root starts becomes once it listens: it and everything that it starts, so that nothing of \
-         forkgate is root afterwards. An address below 1024 can then not be added by a reload. Off: it stays who it is; \
-         under systemd say User= instead.",
+        "Whom a master that root starts becomes before it listens: it and everything that it starts, so that nothing of \
+         forkgate is root afterwards. Only the right to bind ports below 1024 stays with it. Off: it stays who it is; under \
+         systemd say User= instead.",
     )
     .fixed(),
     Setting::new(
@@ -22,7 +22,7 @@ pub const IDENTITY: &[Setting] = &[
         Text("off"),
         Other { allowed: "the name or number of a group, or off", read: process::group },
         |s| s.group.clone().unwrap_or_else(|| "off".to_owned()),
-        "The group that goes with GATEWAY_USER. Off: that user's own. The user's further groups are taken, too.",
+        "The group that goes with GATEWAY_USER; alone it means nothing. Off: that user's own. The user's further groups are taken, too.",
     )
     .fixed(),
     Setting::new(
