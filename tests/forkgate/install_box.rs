@@ -22,26 +22,28 @@ const LIMIT: Duration = Duration::from_secs(120);
 const UNIT: &str = "forkgate.service";
 const ENV: &str = "/etc/forkgate/forkgate.env";
 const PORT: u16 = 4444;
+/// The binary under test, where nothing is installed.
+const PROGRAM: &str = "/opt/forkgate";
 /// The highest score that the hardened variant may have in `systemd-analyze security`; less is tighter.
 const HARDENED_SCORE: f64 = 2.0;
 
 /// A booted system.
 struct Host {
     systemd: Systemd,
-    /// The binary under test: the box sees this machine's files.
-    program: String,
 }
 
 impl Host {
     fn boot() -> Host {
         let systemd = Systemd::boot(&Systemd::directory(&current_test()), &[]);
-        Host { systemd, program: paths::forkgate().display().to_string() }
+        // The box does not see what lies in this machine's temporary directory.
+        systemd.copy(&paths::forkgate(), PROGRAM);
+        Host { systemd }
     }
 
     /// Runs the binary under test inside.
     #[track_caller]
     fn forkgate(&self, words: &[&str]) -> String {
-        self.systemd.must(&[&[self.program.as_str()], words].concat())
+        self.systemd.must(&[&[PROGRAM], words].concat())
     }
 
     /// Installs, with two workers and nobody to wait for at an end, and starts the service.
@@ -154,7 +156,7 @@ fn user() -> Verdict {
     };
     let find = ["find", "/home/tester"];
     let before = must(&find);
-    must(&[&host.program, "install", "--user", "--yes", "--now"]);
+    must(&[PROGRAM, "install", "--user", "--yes", "--now"]);
     assert_eq!(host.ready(), 200);
     let unit = "/home/tester/.config/systemd/user/forkgate.service";
     must(&["systemd-analyze", "--user", "verify", unit]);
@@ -163,10 +165,10 @@ fn user() -> Verdict {
     must(&["systemctl", "--user", "reload", "forkgate"]);
     let status = must(&["/home/tester/.local/bin/forkgate", "ctl", "status"]);
     assert!(status.contains("serving"), "{status}");
-    assert!(must(&[&host.program, "install", "--user"]).contains("nothing to do"));
-    must(&[&host.program, "uninstall", "--user", "--yes"]);
+    assert!(must(&[PROGRAM, "install", "--user"]).contains("nothing to do"));
+    must(&[PROGRAM, "uninstall", "--user", "--yes"]);
     must(&["test", "-e", "/home/tester/.config/forkgate/forkgate.env"]);
-    must(&[&host.program, "uninstall", "--user", "--yes", "--purge"]);
+    must(&[PROGRAM, "uninstall", "--user", "--yes", "--purge"]);
     // The manager's own directory of links may stay.
     let left = must(&find);
     let left: Vec<&str> = left.lines().filter(|name| !before.lines().any(|known| known == *name)).collect();
