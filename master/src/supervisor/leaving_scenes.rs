@@ -2,12 +2,10 @@
 
 use super::children::LAST_STEPS;
 use super::reload_scenes::{ends, newest};
-use super::scenes::{happened, serving, spawns, worker};
+use super::scenes::{happened, serving, spawns, with_one_that_does_not_die, worker};
 use super::stop::DEATH_PATIENCE;
 use super::world::{GRACEFUL, World, plan};
-use super::{
-    Action, ChildSignal, Event, Fact, Kill, Migration, Order, Plan, RecycleReason, Reloaded, SECOND,
-};
+use super::{Action, ChildSignal, Event, Fact, Migration, Order, Plan, Reloaded, SECOND};
 
 /// Settings that give workers another time to leave.
 fn leaving_within(seconds: u64) -> Plan {
@@ -80,12 +78,7 @@ fn a_worker_that_is_moved_back_has_the_time_of_the_settings_that_were_given_up()
 
 #[test]
 fn the_end_waits_for_a_killed_process_that_does_not_die_a_moment_only() {
-    let mut world = serving(2);
-    world.kills_hang = true;
-    world.event(Event::WantRecycle(worker(&world, 0), RecycleReason::Operator));
-    world.boot_all();
-    world.advance(GRACEFUL);
-    assert!(happened(&world, &Action::CountKill(Kill::Drain)));
+    let mut world = with_one_that_does_not_die();
     world.event(Event::Order(Order::Drain));
     let left: Vec<_> =
         world.processes.iter().filter(|(_, p)| p.ready && p.told()).map(|(id, _)| *id).collect();

@@ -14,6 +14,17 @@ pub(super) fn serving(workers: u32) -> World {
     world
 }
 
+/// Two workers, and the one before of slot 0, which was killed after its time to drain and stays.
+pub(super) fn with_one_that_does_not_die() -> World {
+    let mut world = serving(2);
+    world.kills_hang = true;
+    world.event(Event::WantRecycle(worker(&world, 0), RecycleReason::Operator));
+    world.boot_all();
+    world.advance(GRACEFUL);
+    assert!(happened(&world, &Action::CountKill(Kill::Drain)));
+    world
+}
+
 pub(super) fn worker(world: &World, slot: u32) -> super::ChildId {
     let of_slot = |role: Role| matches!(role, Role::Worker { slot: SlotId(of), .. } if of == slot);
     let found = world.processes.iter().find(|(_, p)| of_slot(p.role) && p.ready && !p.told());
@@ -106,12 +117,7 @@ fn a_recycling_overlaps_and_the_next_waits_for_the_interval_and_the_drainers() {
 
 #[test]
 fn a_killed_process_that_does_not_go_holds_no_replacement_up() {
-    let mut world = serving(2);
-    world.kills_hang = true;
-    world.event(Event::WantRecycle(worker(&world, 0), RecycleReason::Operator));
-    world.boot_all();
-    world.advance(GRACEFUL);
-    assert!(happened(&world, &Action::CountKill(Kill::Drain)));
+    let mut world = with_one_that_does_not_die();
     world.event(Event::WantRecycle(worker(&world, 1), RecycleReason::Operator));
     assert_eq!(spawns(&world), 2, "although one that drained is still there");
     world.advance(BOOT);

@@ -3,8 +3,8 @@
 use super::scenes::{count, happened, serving, spawns, worker};
 use super::world::{World, plan};
 use super::{
-    Action, Busy, Claim, Confirmation, Event, Fact, MILLISECOND, Migration, Order, RecycleReason, Role,
-    SECOND, SlotId, Stage, UpgradeEnd, Verdict,
+    Action, Busy, ChildId, Claim, Confirmation, Event, Fact, MILLISECOND, Migration, Order, RecycleReason,
+    Role, SECOND, SlotId, Stage, UpgradeEnd, Verdict,
 };
 
 const AT_ONCE: Order = Order::Upgrade { patience: 0 };
@@ -15,11 +15,21 @@ fn ends(world: &World) -> Vec<UpgradeEnd> {
     world.log.iter().filter_map(end).collect()
 }
 
-/// The `migrate` child of the other program does its work.
-fn migrate(world: &mut World) {
+/// An upgrade is ordered, and the other program says that it can take over.
+fn begin(world: &mut World) {
+    world.event(Event::Order(AT_ONCE));
+    world.checked(true);
+}
+
+/// The `migrate` child of the other program.
+fn migrating(world: &World) -> ChildId {
     let running = world.processes.iter().find(|(_, process)| process.role == Role::Migrate);
-    let child = *running.expect("the other program migrates first").0;
-    world.boot(child);
+    *running.expect("the other program migrates first").0
+}
+
+/// It does its work.
+fn migrate(world: &mut World) {
+    world.boot(migrating(world));
 }
 
 /// Lets every replacement that starts become ready and live on, and what drains leave.
@@ -73,8 +83,7 @@ fn a_program_that_cannot_read_the_state_after_all_leaves_no_suspicion_without_an
     world.boot_all();
     assert!(happened(&world, &Action::SendStepAside(suspect)));
     world.next_sends_back = true;
-    world.event(Event::Order(AT_ONCE));
-    world.checked(true);
+    begin(&mut world);
     assert_eq!((ends(&world), world.program), (vec![UpgradeEnd::Refused], 0));
     assert!(happened(&world, &Action::SendDrain(suspect)), "what it was asked about is not known any more");
     assert_eq!(world.breaches, []);
@@ -155,8 +164,7 @@ fn only_children_of_the_other_program_say_why_it_cannot_be_used() {
 #[test]
 fn a_worker_that_does_not_start_with_the_other_program_brings_the_one_before_back() {
     let mut world = serving(3);
-    world.event(Event::Order(AT_ONCE));
-    world.checked(true);
+    begin(&mut world);
     migrate(&mut world);
     world.boot_all_once();
     world.drained_leave();
@@ -170,8 +178,7 @@ fn a_worker_that_does_not_start_with_the_other_program_brings_the_one_before_bac
     assert_eq!((ends(&world), world.serving()), (vec![UpgradeEnd::Reverted], 3));
     assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [0]);
     // The next one gets a number of its own: no worker of the failed program counts as one of it.
-    world.event(Event::Order(AT_ONCE));
-    world.checked(true);
+    begin(&mut world);
     migrate(&mut world);
     roll(&mut world);
     assert_eq!(ends(&world).last(), Some(&UpgradeEnd::Done));
@@ -181,8 +188,7 @@ fn a_worker_that_does_not_start_with_the_other_program_brings_the_one_before_bac
 #[test]
 fn a_worker_of_the_other_program_lives_a_while_before_the_next_one_moves_and_before_the_end() {
     let mut world = serving(2);
-    world.event(Event::Order(AT_ONCE));
-    world.checked(true);
+    begin(&mut world);
     migrate(&mut world);
     world.boot_all_once();
     world.drained_leave();
@@ -205,11 +211,8 @@ fn a_worker_of_the_other_program_lives_a_while_before_the_next_one_moves_and_bef
 #[test]
 fn a_database_that_the_other_program_cannot_use_brings_the_one_before_back() {
     let mut world = serving(2);
-    world.event(Event::Order(AT_ONCE));
-    world.checked(true);
-    let running = world.processes.iter().find(|(_, process)| process.role == Role::Migrate);
-    let child = *running.expect("migrate").0;
-    world.exit(child, false);
+    begin(&mut world);
+    world.exit(migrating(&world), false);
     assert_eq!((world.program, spawns(&world)), (0, 0));
     assert_eq!(ends(&world), [UpgradeEnd::Reverted]);
 }
@@ -217,8 +220,7 @@ fn a_database_that_the_other_program_cannot_use_brings_the_one_before_back() {
 #[test]
 fn without_a_way_back_the_workers_of_the_program_before_stay_until_the_next_upgrade() {
     let mut world = serving(2);
-    world.event(Event::Order(AT_ONCE));
-    world.checked(true);
+    begin(&mut world);
     migrate(&mut world);
     world.next_execution_fails = true;
     let booting = world.processes.iter().find(|(_, process)| !process.ready).expect("the standby");
@@ -228,15 +230,12 @@ fn without_a_way_back_the_workers_of_the_program_before_stay_until_the_next_upgr
     assert_eq!(spawns(&world), 1, "none of them moves to a program whose workers do not start");
     assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [0]);
     // Another program that is none either leads back to this one, of which nothing new is known.
-    world.event(Event::Order(AT_ONCE));
-    world.checked(true);
-    let running = world.processes.iter().find(|(_, process)| process.role == Role::Migrate);
-    world.exit(*running.expect("migrate").0, false);
+    begin(&mut world);
+    world.exit(migrating(&world), false);
     assert_eq!((ends(&world).last(), world.program), (Some(&UpgradeEnd::Reverted), 1));
     roll(&mut world);
     assert_eq!(world.programs().into_iter().collect::<Vec<_>>(), [0]);
-    world.event(Event::Order(AT_ONCE));
-    world.checked(true);
+    begin(&mut world);
     migrate(&mut world);
     roll(&mut world);
     assert_eq!(ends(&world).last(), Some(&UpgradeEnd::Done));
@@ -247,8 +246,7 @@ fn without_a_way_back_the_workers_of_the_program_before_stay_until_the_next_upgr
 #[test]
 fn a_reload_during_an_upgrade_comes_after_it() {
     let mut world = serving(2);
-    world.event(Event::Order(AT_ONCE));
-    world.checked(true);
+    begin(&mut world);
     world.event(Event::Order(Order::Reload));
     migrate(&mut world);
     assert!(world.settings_check().is_none());
